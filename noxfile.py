@@ -1,0 +1,73 @@
+"""Everything the project does, as sessions that share one environment, `.venv`, made on first use.
+
+Arguments after `--` go to pytest: `nox -s parity -- --backend flax --dtype float64`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+STAMP = VENV / "installed-from"
+SUITES = sorted({test.parent.name for test in ROOT.glob("suites/*/test_*.py")})
+
+nox.needs_version = ">=2026.10"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "tests"]
+
+
+def python(session: nox.Session, *arguments: str) -> None:
+    """Run the shared environment's python, installing what the project pins if that has changed."""
+    wanted = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in ("constraints.txt", "pyproject.toml")))
+    if not STAMP.exists() or STAMP.read_text() != wanted.hexdigest():
+        session.log("installing the pinned environment into .venv (1.7 GB, a minute or two, once)")
+        session.run(sys.executable, "-m", "venv", str(VENV), external=True)
+        pip = (str(BIN / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        session.run(*pip, "--constraint", "constraints.txt", "--editable", ".[dev]", external=True)
+        STAMP.write_text(wanted.hexdigest())
+    session.run(str(BIN / "python"), *arguments, external=True)
+
+
+def _suite_session(suite: str) -> None:
+    @nox.session(name=suite)
+    def run_suite(session: nox.Session) -> None:
+        python(session, "-m", "pytest", f"suites/{suite}", *session.posargs)
+
+    run_suite.func.__doc__ = f"Run the {suite} suite and write reports/<platform>/{suite}.md."
+
+
+for suite in SUITES:
+    _suite_session(suite)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the project's own tests and every suite on the tiny preset; pages go to build/reports."""
+    quick = ("--preset", "tiny", "--report-dir", "build/reports")
+    python(session, "-m", "pytest", "tests", "suites", *quick, *session.posargs)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Write the pages again from the records of the last runs."""
+    python(session, "-m", "reports", "report", *session.posargs)
+
+
+@nox.session
+def baseline(session: nox.Session) -> None:
+    """Accept the last runs as baselines, after showing what would change."""
+    python(session, "-m", "reports", "baseline", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    python(session, "-m", "ruff", "check", ".")
+    python(session, "-m", "ruff", "format", "--check", ".")

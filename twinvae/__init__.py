@@ -1,0 +1,90 @@
+"""One video VAE, two JAX backends: `load()` any of them, or the PyTorch reference, behind one interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twinvae.config import PRESETS, VAEConfig
+from twinvae.interface import ConvCache, FrameStream, VideoVAE
+from twinvae.posterior import Posterior
+from twinvae.registry import Layer, backend_module, backends
+
+__all__ = [
+    "PRESETS",
+    "ConvCache",
+    "FrameStream",
+    "Layer",
+    "Posterior",
+    "VAEConfig",
+    "VideoVAE",
+    "backends",
+    "load",
+    "load_layer",
+]
+
+
+def load(
+    backend: str,
+    *,
+    weights: str | None = None,
+    subfolder: str | None = None,
+    preset: str = "tiny",
+    dtype: str = "float32",
+    jit: bool = True,
+    seed: int = 0,
+) -> VideoVAE:
+    """Load a VAE.
+
+    Args:
+        backend: one of `backends()`; "torch" is the reference.
+        weights: a diffusers folder or hub id; None makes seeded weights for `preset`, the same for every backend.
+        subfolder: the VAE's folder inside `weights`, such as "vae".
+        preset: one of `PRESETS`, used when `weights` is None.
+        dtype: "float64", "float32" or "bfloat16", of weights and activations.
+        jit: compile each frame batch; False runs op by op. The reference always runs op by op.
+        seed: of the seeded weights.
+    Raises:
+        ValueError: unknown backend, preset or dtype, or a checkpoint that does not fit its config.
+        FileNotFoundError, OSError: files that are missing or cannot be read.
+    """
+    from twinvae.arrays import checked_dtype
+    from twinvae.checkpoint import fingerprint, read_checkpoint, seeded_tensors
+    from twinvae.config import preset_config
+
+    module = backend_module(backend)
+    checked_dtype(dtype)
+    if weights is None:
+        config = preset_config(preset)
+        tensors = seeded_tensors(config, seed)
+    else:
+        config, tensors = read_checkpoint(weights, subfolder)
+    return module.load(config, tensors, dtype=dtype, jit=jit, checkpoint=fingerprint(tensors))
+
+
+def load_layer(
+    backend: str,
+    class_name: str,
+    init: dict[str, Any],
+    state_dict: dict[str, Any],
+    *,
+    dtype: str = "float32",
+    jit: bool = True,
+) -> Layer:
+    """Load one layer by diffusers' class name.
+
+    Args:
+        class_name: such as "CogVideoXCausalConv3d", "CogVideoXResnetBlock3D" or "CogVideoXDecoder3D"; also torch's
+            "GroupNorm".
+        init: the arguments of diffusers' `__init__`.
+        state_dict: its tensors by name, in diffusers' layout.
+    Returns:
+        `layer(x, temb=None, zq=None, conv_cache=None) -> (output, conv_cache)`, channel-last.
+    Raises:
+        ValueError: unknown backend, class or dtype, or tensors that do not fit.
+    """
+    from twinvae.arrays import checked_dtype, to_numpy
+
+    module = backend_module(backend)
+    checked_dtype(dtype)
+    tensors = {name: to_numpy(tensor) for name, tensor in state_dict.items()}
+    return module.load_layer(class_name, init, tensors, dtype=dtype, jit=jit)

@@ -1,0 +1,87 @@
+"""Arrays in and out: NumPy, JAX and torch accepted, rank, channels and dtype checked."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+
+DTYPES: dict[str, np.dtype] = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+LAYOUT = "[batch, time, height, width, channel]"
+
+
+def checked_dtype(name: str) -> np.dtype:
+    """The NumPy dtype of a backend's `dtype` argument.
+
+    Raises:
+        ValueError: not one of float64, float32, bfloat16.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"unknown dtype {name!r}: choose one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def dtype_scope(dtype: np.dtype) -> contextlib.AbstractContextManager:
+    """Where float64 is computed in JAX: 64-bit types are enabled inside, and the process is left as it was."""
+    return jax.enable_x64(True) if np.dtype(dtype) == np.float64 else contextlib.nullcontext()
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """A NumPy view or copy of a NumPy, JAX or torch array; bfloat16 stays bfloat16."""
+    if type(array).__module__.partition(".")[0] == "torch":
+        import torch
+
+        array = array.detach().cpu()
+        if array.dtype == torch.bfloat16:
+            return array.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return array.numpy()
+    return np.asarray(array)
+
+
+def to_torch(array: np.ndarray) -> Any:
+    """A torch CPU tensor with its own memory; bfloat16 stays bfloat16."""
+    import torch
+
+    array = np.array(array, order="C")
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def checked(array: Any, what: str, channels: int, dtype: np.dtype, least: int) -> Any:
+    """Check a video or latent and bring it to `dtype`: a JAX array stays one, anything else becomes NumPy.
+
+    Args:
+        what: its name in messages, "video" or "latents".
+        channels: channels expected last.
+        least: smallest height and width.
+    Raises:
+        ValueError: wrong rank, channels or dtype, an empty axis, or a frame smaller than `least`.
+    """
+    if not isinstance(array, jax.Array):
+        array = to_numpy(array)
+    shape = tuple(array.shape)
+    if len(shape) != 5:
+        raise ValueError(f"{what} has shape {shape}: expected 5 axes, {LAYOUT}; add a batch axis with array[None]")
+    if shape[-1] != channels:
+        torch_layout = " (channels are second here, as in torch: move them last)" if shape[1] == channels else ""
+        raise ValueError(f"{what} has {shape[-1]} channels in {shape}: expected {channels} in {LAYOUT}{torch_layout}")
+    if not jax.dtypes.issubdtype(array.dtype, np.floating):
+        raise ValueError(
+            f"{what} is {array.dtype}: expected floats, and for a video values in [-1, 1] (uint8 / 127.5 - 1)"
+        )
+    if shape[0] < 1 or shape[1] < 1:
+        raise ValueError(f"{what} of shape {shape} has no {'frames' if shape[0] else 'batch items'}: give at least 1")
+    if min(shape[2:4]) < least:
+        raise ValueError(f"{what} is {shape[2]}x{shape[3]} in {shape}: height and width must be at least {least}")
+    if array.dtype == dtype:
+        return array
+    with dtype_scope(dtype):
+        return array.astype(dtype)

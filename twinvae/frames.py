@@ -1,0 +1,68 @@
+"""Which frames go through the network together, and how many come out."""
+
+from __future__ import annotations
+
+
+def frame_batches(frames: int, batch_size: int) -> list[slice]:
+    """Split a clip into the frame batches of diffusers: the first batch takes the remainder.
+
+    GroupNorm's statistics run over a frame batch, so this split is part of the function, not a matter of memory.
+
+    Args:
+        frames: frames in the clip, at least 1.
+        batch_size: frames per batch, at least 1. A shorter clip is one batch.
+    Raises:
+        ValueError: `frames` or `batch_size` is below 1.
+    """
+    if frames < 1:
+        raise ValueError(f"the clip has {frames} frames: at least 1 is needed")
+    if batch_size < 1:
+        raise ValueError(f"frame batch size is {batch_size}: it must be at least 1")
+    remainder = frames % batch_size if frames >= batch_size else frames - batch_size
+    starts = range(remainder, frames, batch_size)
+    return [slice(0 if index == 0 else start, start + batch_size) for index, start in enumerate(starts)]
+
+
+def continued_batches(frames: int, batch_size: int) -> list[slice]:
+    """The frame batches of frames that follow an earlier part of the same clip, whose conv cache is carried on.
+
+    Raises:
+        ValueError: the frames are no whole number of batches. The remainder of a clip belongs to its first batch.
+    """
+    if frames % batch_size:
+        raise ValueError(
+            f"{frames} frames continue a stream, which takes whole frame batches of {batch_size}: "
+            f"give a multiple of {batch_size} (a clip's remainder goes into its first call)"
+        )
+    return frame_batches(frames, batch_size)
+
+
+def encoded_frames(frames: int, levels: int) -> int:
+    """Latent frames that come from one frame batch of the encoder.
+
+    Each level averages pairs of frames; an odd count keeps its first frame alone (diffusers' CogVideoXDownsample3D).
+    """
+    for _ in range(levels):
+        frames = (frames + 1) // 2
+    return frames
+
+
+def decoded_frames(frames: int, levels: int) -> int:
+    """Video frames that come from one frame batch of the decoder.
+
+    Each level doubles the frames; an odd count does not double its first frame, a single frame stays single
+    (diffusers' CogVideoXUpsample3D).
+    """
+    for _ in range(levels):
+        frames = 2 * frames - frames % 2
+    return frames
+
+
+def latent_count(frames: int, batch_size: int, levels: int) -> int:
+    """Latent frames that come from encoding a clip of `frames` frames."""
+    return sum(encoded_frames(batch.stop - batch.start, levels) for batch in frame_batches(frames, batch_size))
+
+
+def sample_count(latents: int, batch_size: int, levels: int) -> int:
+    """Video frames that come from decoding `latents` latent frames."""
+    return sum(decoded_frames(batch.stop - batch.start, levels) for batch in frame_batches(latents, batch_size))

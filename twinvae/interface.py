@@ -1,0 +1,320 @@
+"""VideoVAE: what every backend is. Checks, frame batches, tiles, slices and streams are the same for all."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from twinvae import arrays
+from twinvae.config import VAEConfig
+from twinvae.frames import continued_batches, frame_batches
+from twinvae.posterior import Posterior
+from twinvae.tiles import Operation, TileSettings
+from twinvae.tiling import run_tiles
+
+if TYPE_CHECKING:
+    import jax
+
+Cache = Any  # a backend's own tree of arrays: for every causal convolution, the last frames that it has seen
+Video = Float[Array, "b t h w c"]
+Latents = Float[Array, "b t h w c"]
+
+
+@dataclass(frozen=True)
+class ConvCache:
+    """What a stream needs to go on: the conv cache after its last frame batch, and what it belongs to.
+
+    Args:
+        operation: "encode" or "decode".
+        backend: the backend that made it.
+        checkpoint: fingerprint of its weights.
+        frame: batch, height and width of its input, then its dtype.
+        tiles: one tree of arrays per tile; a single one when the frame is not tiled.
+    """
+
+    operation: Operation
+    backend: str
+    checkpoint: str
+    frame: tuple[int, int, int, str]
+    tiles: tuple[Cache, ...]
+
+
+class FrameStream(Iterator):
+    """Chunks of a clip, one frame batch at a time; `cache` continues after the last chunk that was given out.
+
+    Iterating to the end gives the frames of `encode(...)` (as moments) or `decode(...)`, in order.
+    """
+
+    def __init__(self, vae: VideoVAE, operation: Operation, clip: Video, cache: ConvCache | None):
+        self._vae, self._operation, self._clip = vae, operation, clip
+        self._frame = (clip.shape[0], *clip.shape[2:4], vae.dtype)
+        batch_size = vae._batch_size(operation)
+        if cache is None:
+            self._batches = iter(frame_batches(clip.shape[1], batch_size))
+            self._tiles: list[Cache] = []
+        else:
+            self._check(cache)
+            self._batches = iter(continued_batches(clip.shape[1], batch_size))
+            self._tiles = list(cache.tiles)
+
+    def _check(self, cache: ConvCache) -> None:
+        expected = (self._operation, self._vae.backend, self._vae.checkpoint, self._frame)
+        found = (cache.operation, cache.backend, cache.checkpoint, cache.frame)
+        names = ("operation", "backend", "checkpoint", "(batch, height, width, dtype)")
+        for name, want, have in zip(names, expected, found, strict=True):
+            if want != have:
+                raise ValueError(
+                    f"this conv cache cannot be resumed here: its {name} is {have}, expected {want}; "
+                    "pass the cache of the same clip's last chunk, or None to start a new clip"
+                )
+        tiles = self._vae._tile_count(self._operation, self._clip)
+        if len(cache.tiles) != tiles:
+            raise ValueError(
+                f"this conv cache holds {len(cache.tiles)} tiles and the stream has {tiles}: "
+                "resume with the tiling that the cache was made with"
+            )
+
+    @property
+    def cache(self) -> ConvCache | None:
+        """The conv cache after the last chunk; None before the first."""
+        if not self._tiles:
+            return None
+        return ConvCache(self._operation, self._vae.backend, self._vae.checkpoint, self._frame, tuple(self._tiles))
+
+    def __next__(self) -> Video:
+        frames = self._clip[:, next(self._batches)]
+        done: list[Cache] = []
+
+        def run_tile(tile: Video) -> Video:
+            carried = self._tiles[len(done)] if self._tiles else None
+            out, cache = self._vae._step(self._operation, tile, carried)
+            done.append(cache)
+            return out
+
+        chunk = self._vae._over_tiles(self._operation, frames, run_tile)
+        self._tiles = done
+        return chunk
+
+
+class VideoVAE(ABC):
+    """CogVideoX's video VAE. Arrays are channel-last, [batch, time, height, width, channel].
+
+    Videos are floats in [-1, 1], latents are raw (a pipeline multiplies by `config.scaling_factor`). NumPy, JAX and
+    torch arrays are accepted; JAX arrays come back, NumPy from the PyTorch reference.
+
+    Args:
+        config: the architecture.
+        dtype: "float64", "float32" or "bfloat16", of weights and activations.
+        checkpoint: fingerprint of the weights.
+    """
+
+    backend: str
+
+    def __init__(self, config: VAEConfig, dtype: str, checkpoint: str):
+        arrays.checked_dtype(dtype)
+        self.config = config
+        self.dtype = dtype
+        self.checkpoint = checkpoint
+        self.num_sample_frames_batch_size = 8
+        self.num_latent_frames_batch_size = 2
+        self.use_slicing = False
+        self.use_tiling = False
+        self.tiles = TileSettings.of(config)
+
+    # What a backend supplies
+
+    @abstractmethod
+    def _step(self, operation: Operation, frames: Video, cache: Cache | None) -> tuple[Video, Cache]:
+        """Put one frame batch through the encoder (giving moments) or the decoder, and hand the conv cache on."""
+
+    @abstractmethod
+    def _concatenate(self, parts: list[Video], axis: int) -> Video:
+        """Join arrays of this backend."""
+
+    @abstractmethod
+    def _blend(self, tile: Video, neighbour: Video, extent: int, axis: int) -> Video:
+        """Blend the first `extent` cells of a tile with the last ones of its neighbour (see `twinvae.tiling`)."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Every tensor by diffusers' name, in diffusers' layout and this VAE's dtype."""
+
+    @abstractmethod
+    def activations(self, operation: Operation, clip: Video) -> dict[str, Video]:
+        """The output of every block by diffusers' module name, in the order of computation.
+
+        The frame batches' outputs are joined along time. Nothing is tiled or sliced.
+
+        Args:
+            operation: "encode" or "decode".
+            clip: video or latents.
+        """
+
+    @abstractmethod
+    def gradients(self, video: Video, cotangent: Video) -> dict[str, np.ndarray]:
+        """Gradients of `sum(cotangent * decode(encode(video).mode()))`.
+
+        Returns:
+            The gradient of every tensor by diffusers' name and layout, and of the video as "video", channel-last.
+        """
+
+    # What every backend does
+
+    def encode(self, video: Video) -> Posterior:
+        """Encode a video into a posterior over latents.
+
+        Args:
+            video: [b, t, h, w, in_channels] in [-1, 1]; any t of at least 1, h and w of at least one latent cell.
+        Raises:
+            ValueError: wrong rank, channels, dtype or size; the message says what was found and expected.
+        """
+        return Posterior(self._run("encode", self._checked("encode", video)))
+
+    def decode(self, latents: Latents) -> Video:
+        """Decode raw latents [b, t, h, w, latent_channels] into a video; diffusers does not clip it, nor do we.
+
+        Raises:
+            ValueError: wrong rank, channels, dtype or size; the message says what was found and expected.
+        """
+        return self._run("decode", self._checked("decode", latents))
+
+    def __call__(self, video: Video, sample_posterior: bool = False, key: int | Array | None = None) -> Video:
+        """Encode, then decode the posterior's mode, or a sample drawn with `key`.
+
+        Raises:
+            ValueError: `sample_posterior` without a key.
+        """
+        posterior = self.encode(video)
+        if not sample_posterior:
+            return self.decode(posterior.mode())
+        if key is None:
+            raise ValueError("sample_posterior=True needs a key: pass key=0, or a JAX random key")
+        return self.decode(posterior.sample(key))
+
+    def encode_stream(self, video: Video, cache: ConvCache | None = None) -> FrameStream:
+        """Encode a frame batch at a time: moments [b, t, h, w, 2 * latent_channels] as they are made.
+
+        Raises:
+            ValueError: bad input, or a cache of another clip shape, checkpoint, backend or operation.
+        """
+        return FrameStream(self, "encode", self._checked("encode", video), cache)
+
+    def decode_stream(self, latents: Latents, cache: ConvCache | None = None) -> FrameStream:
+        """Decode a frame batch at a time: video frames as they are made.
+
+        Raises:
+            ValueError: bad input, or a cache of another clip shape, checkpoint, backend or operation.
+        """
+        return FrameStream(self, "decode", self._checked("decode", latents), cache)
+
+    def enable_tiling(
+        self,
+        tile_sample_min_height: int | None = None,
+        tile_sample_min_width: int | None = None,
+        tile_overlap_factor_height: float | None = None,
+        tile_overlap_factor_width: float | None = None,
+    ) -> None:
+        """Encode and decode frames larger than a tile in overlapping, blended tiles; None keeps a setting.
+
+        An overlap of 0 means none here (diffusers' own method reads it as "keep").
+
+        Raises:
+            ValueError: overlaps outside [0, 1), tiles below one latent cell or with no room beside their overlap.
+        """
+        wanted = {
+            "tile_sample_min_height": tile_sample_min_height,
+            "tile_sample_min_width": tile_sample_min_width,
+            "tile_overlap_factor_height": tile_overlap_factor_height,
+            "tile_overlap_factor_width": tile_overlap_factor_width,
+        }
+        tiles = TileSettings(**(vars(self.tiles) | {k: v for k, v in wanted.items() if v is not None}))
+        tiles.grid("decode", 1, 1, self.config.spatial_compression)
+        self.tiles = tiles
+        self.use_tiling = True
+
+    def disable_tiling(self) -> None:
+        self.use_tiling = False
+
+    def enable_slicing(self) -> None:
+        """Encode and decode one batch item at a time."""
+        self.use_slicing = True
+
+    def disable_slicing(self) -> None:
+        self.use_slicing = False
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and safetensors that diffusers' `from_pretrained` reads back bit for bit."""
+        from twinvae.checkpoint import write_checkpoint
+
+        write_checkpoint(folder, self.config, self.state_dict())
+
+    def as_diffusers(self) -> Any:
+        """A drop-in for `pipe.vae`: torch in, torch out, [batch, channel, time, height, width]."""
+        from twinvae.diffusers_adapter import DiffusersVAE
+
+        return DiffusersVAE(self)
+
+    def lower_encode(self, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None = None) -> jax.stages.Lowered:
+        """Lower the untiled encode of a video of `shape` as one program, without running anything."""
+        return self._lower("encode", shape, sharding)
+
+    def lower_decode(self, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None = None) -> jax.stages.Lowered:
+        """Lower the untiled decode of latents of `shape` as one program, without running anything."""
+        return self._lower("decode", shape, sharding)
+
+    def _lower(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> jax.stages.Lowered:
+        raise ValueError(f"the {self.backend!r} backend runs on PyTorch and has no XLA program to lower")
+
+    # How it is done
+
+    def _checked(self, operation: Operation, clip: Video) -> Video:
+        encode = operation == "encode"
+        return arrays.checked(
+            clip,
+            "video" if encode else "latents",
+            self.config.in_channels if encode else self.config.latent_channels,
+            arrays.DTYPES[self.dtype],
+            least=self.config.spatial_compression if encode else 1,
+        )
+
+    def _batch_size(self, operation: Operation) -> int:
+        return self.num_sample_frames_batch_size if operation == "encode" else self.num_latent_frames_batch_size
+
+    def _run(self, operation: Operation, clip: Video) -> Video:
+        if self.use_slicing and clip.shape[0] > 1:
+            items = [self._run(operation, clip[index : index + 1]) for index in range(clip.shape[0])]
+            return self._concatenate(items, axis=0)
+        batches = frame_batches(clip.shape[1], self._batch_size(operation))
+
+        def run_tile(tile: Video) -> Video:
+            parts, cache = [], None
+            for batch in batches:
+                part, cache = self._step(operation, tile[:, batch], cache)
+                parts.append(part)
+            return self._concatenate(parts, axis=1)
+
+        return self._over_tiles(operation, clip, run_tile)
+
+    def _tile_count(self, operation: Operation, clip: Video) -> int:
+        height, width = clip.shape[2:4]
+        if not self._is_tiled(operation, height, width):
+            return 1
+        grid = self.tiles.grid(operation, height, width, self.config.spatial_compression)
+        return len(grid.rows.slices) * len(grid.columns.slices)
+
+    def _is_tiled(self, operation: Operation, height: int, width: int) -> bool:
+        return self.use_tiling and self.tiles.needs_tiles(operation, height, width, self.config.spatial_compression)
+
+    def _over_tiles(self, operation: Operation, clip: Video, run_tile: Any) -> Video:
+        """Apply `run_tile` to the clip, or to its tiles in row order, blended."""
+        height, width = clip.shape[2:4]
+        if not self._is_tiled(operation, height, width):
+            return run_tile(clip)
+        grid = self.tiles.grid(operation, height, width, self.config.spatial_compression)
+        return run_tiles(clip, grid, run_tile, self._blend, self._concatenate)

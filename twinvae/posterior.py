@@ -1,0 +1,85 @@
+"""Posterior: the diagonal Gaussian that an encoder returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from twinvae.arrays import dtype_scope
+
+# diffusers' DiagonalGaussianDistribution clamps to the same range.
+LOGVAR_RANGE = (-30.0, 20.0)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Mean and log-variance per latent value, from the encoder's moments.
+
+    The same key gives the same sample from every backend, the reference included.
+
+    Args:
+        moments: the encoder's output, mean and log-variance one after the other along the channels. A NumPy array
+            (from the reference) gives NumPy results, a JAX array JAX results.
+    """
+
+    moments: Float[Array, "b t h w 2*c"]
+
+    def _in_scope(self, compute: Any) -> Any:
+        with dtype_scope(self.moments.dtype):
+            result = compute(jnp.asarray(self.moments))
+        return np.asarray(result) if isinstance(self.moments, np.ndarray) else result
+
+    @property
+    def mean(self) -> Float[Array, "b t h w c"]:
+        return self._in_scope(_mean)
+
+    @property
+    def logvar(self) -> Float[Array, "b t h w c"]:
+        """Log-variance, clamped to [-30, 20]."""
+        return self._in_scope(_logvar)
+
+    @property
+    def std(self) -> Float[Array, "b t h w c"]:
+        return self._in_scope(lambda moments: jnp.exp(0.5 * _logvar(moments)))
+
+    def mode(self) -> Float[Array, "b t h w c"]:
+        return self.mean
+
+    def sample(self, key: int | Array) -> Float[Array, "b t h w c"]:
+        """Mean plus standard deviation times normal noise.
+
+        Args:
+            key: a JAX random key, or a seed.
+        """
+        key = jax.random.key(key) if isinstance(key, int) else key
+
+        def draw(moments: Array) -> Array:
+            mean = _mean(moments)
+            return mean + jnp.exp(0.5 * _logvar(moments)) * jax.random.normal(key, mean.shape, mean.dtype)
+
+        return self._in_scope(draw)
+
+    def kl(self) -> Float[Array, " b"]:
+        """Kullback-Leibler divergence to the standard normal, in nats, per batch item.
+
+        diffusers' `kl()` is written for images and leaves the width unsummed; this is its sum over the width.
+        """
+
+        def divergence(moments: Array) -> Array:
+            mean, logvar = _mean(moments), _logvar(moments)
+            return 0.5 * jnp.sum(mean**2 + jnp.exp(logvar) - 1 - logvar, axis=(1, 2, 3, 4))
+
+        return self._in_scope(divergence)
+
+
+def _mean(moments: Array) -> Array:
+    return moments[..., : moments.shape[-1] // 2]
+
+
+def _logvar(moments: Array) -> Array:
+    return jnp.clip(moments[..., moments.shape[-1] // 2 :], *LOGVAR_RANGE)

@@ -1,0 +1,54 @@
+"""The backends that are installed, found through the entry-point group `twinvae.backends`."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol
+
+import numpy as np
+
+from twinvae.config import VAEConfig
+from twinvae.interface import VideoVAE
+
+GROUP = "twinvae.backends"
+REFERENCE = "torch"
+
+
+class Layer(Protocol):
+    """One layer, channel-last: the conv cache is None or diffusers' nested dictionary, its arrays channel-last."""
+
+    def __call__(self, x: Any, temb: Any = None, zq: Any = None, conv_cache: Any = None) -> tuple[Any, Any]: ...
+
+
+class BackendModule(Protocol):
+    """What an entry point of the group `twinvae.backends` names: a module with these two functions."""
+
+    def load(
+        self, config: VAEConfig, tensors: dict[str, np.ndarray], *, dtype: str, jit: bool, checkpoint: str
+    ) -> VideoVAE: ...
+
+    def load_layer(
+        self, class_name: str, init: dict[str, Any], tensors: dict[str, np.ndarray], *, dtype: str, jit: bool
+    ) -> Layer: ...
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def backends() -> list[str]:
+    """The names that `load` takes; the reference comes last."""
+    return sorted(_installed(), key=lambda name: (name == REFERENCE, name))
+
+
+def backend_module(name: str) -> BackendModule:
+    """The module of a backend.
+
+    Raises:
+        ValueError: no such backend is installed.
+    """
+    points = _installed()
+    if name not in points:
+        installed = ", ".join(backends()) or "none: run `pip install -e .` in the checkout"
+        raise ValueError(f"unknown backend {name!r}: installed are {installed}")
+    return points[name].load()
