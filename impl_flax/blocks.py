@@ -1,0 +1,224 @@
+"""The blocks of CogVideoX's VAE in Flax NNX, each under diffusers' class name. Arrays are [b, t, h, w, c]."""
+
+from __future__ import annotations
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from impl_flax.convolution import ACTIVATIONS
+from impl_flax.layers import (
+    Cache,
+    CogVideoXCausalConv3d,
+    CogVideoXDownsample3D,
+    CogVideoXSafeConv3d,
+    CogVideoXSpatialNorm3D,
+    CogVideoXUpsample3D,
+    Frames,
+    GroupNorm,
+    Linear,
+)
+
+TimeEmbedding = Float[Array, "b e"]
+
+
+class CogVideoXResnetBlock3D(nnx.Module):
+    """Norm, activation, causal conv, twice, beside a shortcut; the decoder's kind takes its norms' scale from `zq`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        dropout: float = 0.0,
+        temb_channels: int = 512,
+        groups: int = 32,
+        eps: float = 1e-6,
+        non_linearity: str = "swish",
+        conv_shortcut: bool = False,
+        spatial_norm_dim: int | None = None,
+        pad_mode: str = "first",
+    ):
+        out_channels = out_channels or in_channels
+        self.non_linearity = non_linearity
+        if spatial_norm_dim is None:
+            self.norm1 = GroupNorm(groups, in_channels, eps)
+            self.norm2 = GroupNorm(groups, out_channels, eps)
+        else:
+            self.norm1 = CogVideoXSpatialNorm3D(in_channels, spatial_norm_dim, groups)
+            self.norm2 = CogVideoXSpatialNorm3D(out_channels, spatial_norm_dim, groups)
+        self.conv1 = CogVideoXCausalConv3d(in_channels, out_channels, 3, pad_mode=pad_mode)
+        self.conv2 = CogVideoXCausalConv3d(out_channels, out_channels, 3, pad_mode=pad_mode)
+        self.dropout = nnx.Dropout(dropout)
+        if temb_channels > 0:
+            self.temb_proj = Linear(temb_channels, out_channels)
+        self.shortcut = "identity" if in_channels == out_channels else "causal" if conv_shortcut else "pointwise"
+        if self.shortcut == "causal":
+            self.conv_shortcut = CogVideoXCausalConv3d(in_channels, out_channels, 3, pad_mode=pad_mode)
+        elif self.shortcut == "pointwise":
+            self.conv_shortcut = CogVideoXSafeConv3d(in_channels, out_channels, 1)
+
+    def __call__(
+        self,
+        x: Frames,
+        temb: TimeEmbedding | None = None,
+        zq: Frames | None = None,
+        conv_cache: Cache | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Frames, Cache]:
+        """Run the block; dropout is active where `rngs` are given."""
+        earlier, cache = conv_cache or {}, {}
+        activate = ACTIVATIONS[self.non_linearity]
+        condition = () if zq is None else (zq,)
+
+        h = activate(self.norm1(x, *condition))
+        h, cache["conv1"] = self.conv1(h, earlier.get("conv1"))
+        if temb is not None:
+            h = h + self.temb_proj(activate(temb))[:, None, None, None]
+        h = activate(self.norm2(h, *condition))
+        h = self.dropout(h, deterministic=rngs is None, rngs=rngs)
+        h, cache["conv2"] = self.conv2(h, earlier.get("conv2"))
+
+        if self.shortcut == "causal":
+            x, cache["conv_shortcut"] = self.conv_shortcut(x, earlier.get("conv_shortcut"))
+        elif self.shortcut == "pointwise":
+            x = self.conv_shortcut(x)
+        return h + x, cache
+
+
+def _chain(
+    resnets: nnx.List,
+    x: Frames,
+    temb: TimeEmbedding | None,
+    zq: Frames | None,
+    conv_cache: Cache | None,
+    rngs: nnx.Rngs | None,
+) -> tuple[Frames, Cache]:
+    earlier, cache = conv_cache or {}, {}
+    for index, resnet in enumerate(resnets):
+        key = f"resnet_{index}"
+        x, cache[key] = resnet(x, temb, zq, earlier.get(key), rngs)
+    return x, cache
+
+
+class CogVideoXDownBlock3D(nnx.Module):
+    """ResNet blocks of the encoder's kind, then one downsampling."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        temb_channels: int,
+        dropout: float = 0.0,
+        num_layers: int = 1,
+        resnet_eps: float = 1e-6,
+        resnet_act_fn: str = "swish",
+        resnet_groups: int = 32,
+        add_downsample: bool = True,
+        downsample_padding: int = 0,
+        compress_time: bool = False,
+        pad_mode: str = "first",
+    ):
+        self.resnets = nnx.List(
+            CogVideoXResnetBlock3D(
+                in_channels if index == 0 else out_channels, out_channels, dropout, temb_channels,
+                resnet_groups, resnet_eps, resnet_act_fn, pad_mode=pad_mode,
+            )
+            for index in range(num_layers)
+        )  # fmt: skip
+        if add_downsample:
+            downsampler = CogVideoXDownsample3D(
+                out_channels, out_channels, padding=downsample_padding, compress_time=compress_time
+            )
+        self.downsamplers = nnx.List([downsampler] if add_downsample else [])
+
+    def __call__(
+        self,
+        x: Frames,
+        temb: TimeEmbedding | None = None,
+        zq: Frames | None = None,
+        conv_cache: Cache | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Frames, Cache]:
+        x, cache = _chain(self.resnets, x, temb, zq, conv_cache, rngs)
+        for downsampler in self.downsamplers:
+            x = downsampler(x)
+        return x, cache
+
+
+class CogVideoXMidBlock3D(nnx.Module):
+    """ResNet blocks at the smallest frame size; conditioned on the latents where `spatial_norm_dim` is given."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        temb_channels: int,
+        dropout: float = 0.0,
+        num_layers: int = 1,
+        resnet_eps: float = 1e-6,
+        resnet_act_fn: str = "swish",
+        resnet_groups: int = 32,
+        spatial_norm_dim: int | None = None,
+        pad_mode: str = "first",
+    ):
+        self.resnets = nnx.List(
+            CogVideoXResnetBlock3D(
+                in_channels, in_channels, dropout, temb_channels, resnet_groups, resnet_eps, resnet_act_fn,
+                spatial_norm_dim=spatial_norm_dim, pad_mode=pad_mode,
+            )
+            for _ in range(num_layers)
+        )  # fmt: skip
+
+    def __call__(
+        self,
+        x: Frames,
+        temb: TimeEmbedding | None = None,
+        zq: Frames | None = None,
+        conv_cache: Cache | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Frames, Cache]:
+        return _chain(self.resnets, x, temb, zq, conv_cache, rngs)
+
+
+class CogVideoXUpBlock3D(nnx.Module):
+    """ResNet blocks of the decoder's kind, then one upsampling."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        temb_channels: int,
+        dropout: float = 0.0,
+        num_layers: int = 1,
+        resnet_eps: float = 1e-6,
+        resnet_act_fn: str = "swish",
+        resnet_groups: int = 32,
+        spatial_norm_dim: int | None = 16,
+        add_upsample: bool = True,
+        upsample_padding: int = 1,
+        compress_time: bool = False,
+        pad_mode: str = "first",
+    ):
+        self.resnets = nnx.List(
+            CogVideoXResnetBlock3D(
+                in_channels if index == 0 else out_channels, out_channels, dropout, temb_channels,
+                resnet_groups, resnet_eps, resnet_act_fn, spatial_norm_dim=spatial_norm_dim, pad_mode=pad_mode,
+            )
+            for index in range(num_layers)
+        )  # fmt: skip
+        if add_upsample:
+            upsampler = CogVideoXUpsample3D(
+                out_channels, out_channels, padding=upsample_padding, compress_time=compress_time
+            )
+        self.upsamplers = nnx.List([upsampler] if add_upsample else [])
+
+    def __call__(
+        self,
+        x: Frames,
+        temb: TimeEmbedding | None = None,
+        zq: Frames | None = None,
+        conv_cache: Cache | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Frames, Cache]:
+        x, cache = _chain(self.resnets, x, temb, zq, conv_cache, rngs)
+        for upsampler in self.upsamplers:
+            x = upsampler(x)
+        return x, cache
