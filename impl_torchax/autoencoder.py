@@ -1,0 +1,93 @@
+"""TorchAxVAE: diffusers' AutoencoderKLCogVideoX as a JAX backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from jaxtyping import Array, Float
+
+from impl_torchax.environment import call, environment
+from impl_torchax.modules import fitted, needed_cache, without_weights
+from twinvae.blocks import block_names
+from twinvae.config import VAEConfig
+from twinvae.jax_backend import JaxVideoVAE
+from twinvae.tiles import Operation
+
+Params = dict[str, jax.Array]
+Frames = Float[Array, "b t h w c"]
+Cache = dict[str, Any]  # diffusers' conv cache, [b, c, t, h, w], without what it never reads
+
+
+class TorchAxVAE(JaxVideoVAE):
+    """diffusers' own encoder and decoder, called functionally: `params` are diffusers' tensors by name.
+
+    The module is on the meta device and holds no weights.
+    """
+
+    backend = "torchax"
+    params: Params
+
+    def __init__(self, config: VAEConfig, tensors: dict[str, np.ndarray], dtype: str, jit: bool, checkpoint: str):
+        self.module = without_weights(AutoencoderKLCogVideoX, config.model_dump())
+        super().__init__(config, dtype, checkpoint, fitted(self.module, tensors, dtype), jit)
+
+    def step(self, operation: Operation, params: Params, frames: Frames, cache: Cache | None) -> tuple[Frames, Cache]:
+        def part(name: str, *args: Any, **kwargs: Any) -> Any:
+            prefix = f"{name}."
+            own = {key.removeprefix(prefix): tensor for key, tensor in params.items() if key.startswith(prefix)}
+            return call(self.module.get_submodule(name), own, *args, **kwargs)
+
+        x = jnp.moveaxis(frames, -1, 1)
+        if operation == "encode":
+            x, cache = part("encoder", x, conv_cache=cache)
+            x = part("quant_conv", x) if self.config.use_quant_conv else x
+        else:
+            x = part("post_quant_conv", x) if self.config.use_post_quant_conv else x
+            x, cache = part("decoder", x, conv_cache=cache)
+        return jnp.moveaxis(x, 1, -1), needed_cache(cache)
+
+    def named_activations(
+        self, operation: Operation, params: Params, frames: Frames, cache: Cache | None
+    ) -> tuple[dict[str, Frames], Cache]:
+        with _outputs(self.module, block_names(self.config, operation)) as outputs:
+            _, cache = self.step(operation, params, frames, cache)
+        return {name: jnp.moveaxis(output, 1, -1) for name, output in outputs.items()}, cache
+
+    def named_tensors(self, params: Params) -> dict[str, jax.Array]:
+        return {name: params[name] for name in self.module.state_dict()}
+
+
+def load(config: VAEConfig, tensors: dict[str, np.ndarray], *, dtype: str, jit: bool, checkpoint: str) -> TorchAxVAE:
+    """Load the VAE from diffusers' tensors.
+
+    Raises:
+        ValueError: unknown dtype, or a tensor that is missing, extra or misshapen.
+    """
+    return TorchAxVAE(config, tensors, dtype, jit, checkpoint)
+
+
+@contextmanager
+def _outputs(module: torch.nn.Module, names: list[str]) -> Iterator[dict[str, jax.Array]]:
+    """Fill a dictionary with the outputs of submodules, in the order of computation."""
+    outputs: dict[str, jax.Array] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: torch.nn.Module, _args: Any, output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) else output
+            outputs[name] = environment().t2j_iso(output)
+
+        return hook
+
+    hooks = [module.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        yield outputs
+    finally:
+        for handle in hooks:
+            handle.remove()

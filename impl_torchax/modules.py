@@ -1,0 +1,54 @@
+"""diffusers' modules without weights of their own, and the tensors that go into them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from twinvae import arrays
+
+
+def without_weights(cls: type[torch.nn.Module], init: dict[str, Any]) -> torch.nn.Module:
+    """Make a module on the meta device, in evaluation mode."""
+    with torch.device("meta"):
+        return cls(**init).eval()
+
+
+def fitted(module: torch.nn.Module, tensors: dict[str, np.ndarray], dtype: str) -> dict[str, jax.Array]:
+    """The module's tensors as JAX arrays of `dtype`, in torch's layouts.
+
+    Raises:
+        ValueError: a tensor is missing, extra, misshapen or not of floats.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [f"{name} is missing, expected shape {expected[name]}" for name in expected.keys() - found.keys()]
+    problems += [f"{name} {found[name]} belongs to no module" for name in found.keys() - expected.keys()]
+    for name in expected.keys() & found.keys():
+        if found[name] != expected[name]:
+            problems.append(f"{name} has shape {found[name]}, expected {expected[name]}")
+        elif not jnp.issubdtype(tensors[name].dtype, jnp.floating):
+            problems.append(f"{name} is {tensors[name].dtype}, expected floats")
+    if problems:
+        raise ValueError(
+            f"{len(problems)} tensors do not fit {type(module).__name__}: {'; '.join(sorted(problems)[:8])}; "
+            "pass the state_dict of a module made with the same arguments"
+        )
+    target = arrays.checked_dtype(dtype)
+    with arrays.dtype_scope(target):
+        return {name: jnp.asarray(tensors[name].astype(target)) for name in expected}
+
+
+def needed_cache(cache: Any) -> Any:
+    """Drop the entries that diffusers stores for 1x1x1 convolutions and never reads: each holds a whole input.
+
+    Only `conv_y` and `conv_b` of a spatially conditioned norm are such convolutions. What is left empty goes too.
+    """
+    if not isinstance(cache, dict):
+        return cache
+    kept = {name: needed_cache(entry) for name, entry in cache.items() if name not in ("conv_y", "conv_b")}
+    return {name: entry for name, entry in kept.items() if not (isinstance(entry, dict) and not entry)}
