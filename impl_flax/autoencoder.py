@@ -16,6 +16,7 @@ from impl_flax.layers import (
     CogVideoXSpatialNorm3D,
     Frames,
     GroupNorm,
+    activate,
 )
 from impl_flax.params import to_torch_layout
 from twinvae.blocks import block_names
@@ -69,7 +70,7 @@ class CogVideoXEncoder3D(nnx.Module):
             key = f"down_block_{index}"
             x, cache[key] = block(x, temb, None, earlier.get(key), rngs)
         x, cache["mid_block"] = self.mid_block(x, temb, None, earlier.get("mid_block"), rngs)
-        x = jax.nn.silu(self.norm_out(x))
+        x = activate(self.norm_out(x), "silu")
         x, cache["conv_out"] = self.conv_out(x, earlier.get("conv_out"))
         return x, cache
 
@@ -125,7 +126,7 @@ class CogVideoXDecoder3D(nnx.Module):
         for index, block in enumerate(self.up_blocks):
             key = f"up_block_{index}"
             x, cache[key] = block(x, temb, z, earlier.get(key), rngs)
-        x = jax.nn.silu(self.norm_out(x, z))
+        x = activate(self.norm_out(x, z), "silu")
         x, cache["conv_out"] = self.conv_out(x, earlier.get("conv_out"))
         return x, cache
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from flax import nnx
 from jaxtyping import Array, Float
 
-from impl_flax.convolution import ACTIVATIONS
 from impl_flax.layers import (
     Cache,
     CogVideoXCausalConv3d,
@@ -16,6 +15,7 @@ from impl_flax.layers import (
     Frames,
     GroupNorm,
     Linear,
+    activate,
 )
 
 TimeEmbedding = Float[Array, "b e"]
@@ -66,14 +66,13 @@ class CogVideoXResnetBlock3D(nnx.Module):
     ) -> tuple[Frames, Cache]:
         """Run the block; dropout is active where `rngs` are given."""
         earlier, cache = conv_cache or {}, {}
-        activate = ACTIVATIONS[self.non_linearity]
         condition = () if zq is None else (zq,)
 
-        h = activate(self.norm1(x, *condition))
+        h = activate(self.norm1(x, *condition), self.non_linearity)
         h, cache["conv1"] = self.conv1(h, earlier.get("conv1"))
         if temb is not None:
-            h = h + self.temb_proj(activate(temb))[:, None, None, None]
-        h = activate(self.norm2(h, *condition))
+            h = h + self.temb_proj(activate(temb, self.non_linearity))[:, None, None, None]
+        h = activate(self.norm2(h, *condition), self.non_linearity)
         h = self.dropout(h, deterministic=rngs is None, rngs=rngs)
         h, cache["conv2"] = self.conv2(h, earlier.get("conv2"))
 

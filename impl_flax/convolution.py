@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -90,10 +89,9 @@ def upsampled_conv2d(
     Each of the four output phases sees a 2x2 window of the small frame, with the kernel's rows and columns that fall
     on the same cell added up: 4/9 of the multiplications.
     """
-    precise = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
     frames = x.reshape(-1, *x.shape[2:])
     phases = [
-        [convolve(frames, _fold(_fold(precise, row, 0), column, 1).astype(x.dtype), (1, 1), (_pad(row), _pad(column)))
+        [convolve(frames, _fold(_fold(kernel, row, 0), column, 1), (1, 1), (_pad(row), _pad(column)))
          for column in (0, 1)]
         for row in (0, 1)
     ]  # fmt: skip
@@ -119,12 +117,3 @@ def linear(x: Float[Array, "b i"], kernel: Float[Array, "i o"], bias: Float[Arra
     precision = None if x.dtype == jnp.bfloat16 else lax.Precision.HIGHEST
     precise = jnp.promote_types(x.dtype, jnp.float32)
     return (jnp.matmul(x, kernel, precision=precision, preferred_element_type=precise) + bias).astype(x.dtype)
-
-
-ACTIVATIONS = {
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-    "mish": jax.nn.mish,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "relu": jax.nn.relu,
-}

@@ -186,7 +186,12 @@ def status_table(judged: Judged, status: str) -> str:
 
 def worst_table(judged: Judged) -> str:
     """What passes and is closest to its limit or to what the baseline allows."""
-    passing = [v for v in judged.verdicts if not v.failing and v.used is not None and v.record.order is None]
+    passing = [
+        v
+        for v in judged.verdicts
+        # A share of a bar says nothing of cosines and the like, which are all close to 1.
+        if not v.failing and v.used is not None and v.record.order is None and v.record.better == "lower"
+    ]
     return verdict_table(judged, sorted(passing, key=badness)[:WORST_ROWS])
 
 

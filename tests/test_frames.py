@@ -16,6 +16,7 @@ from twinvae.frames import (
     encoded_frames,
     frame_batches,
     latent_count,
+    round_trip,
     sample_count,
 )
 
@@ -90,8 +91,49 @@ def test_a_stream_goes_on_in_whole_batches():
         (frame_batches, 0, 2, "0 frames: at least 1"),
         (frame_batches, 3, 0, "frame batch size is 0"),
         (continued_batches, 0, 2, "0 frames: at least 1"),
+        (continued_batches, 4, 0, "frame batch size is 0"),
+        (continued_batches, 3, -2, "frame batch size is -2"),
+        (lambda frames, size: round_trip(frames, 8, size, 2), 0, 2, "0 frames: at least 1"),
+        (lambda frames, size: round_trip(frames, 8, size, 2), 3, 0, "frame batch size is 0"),
     ],
 )
 def test_no_frames_and_no_batch_size_are_named(split, frames, batch_size, message):
     with pytest.raises(ValueError, match=message):
         split(frames, batch_size)
+
+
+@pytest.mark.parametrize(
+    ("frames", "latents", "back", "below", "above", "trim", "pad"),
+    [
+        (1, 1, 1, 1, 1, 0, 0),
+        (2, 1, 1, 1, 8, 1, 6),
+        (7, 2, 8, 1, 8, 6, 1),
+        (8, 2, 8, 8, 8, 0, 0),
+        (9, 3, 9, 9, 9, 0, 0),
+        (10, 3, 9, 9, 16, 1, 6),
+        (13, 4, 16, 9, 16, 4, 3),
+        (48, 12, 48, 48, 48, 0, 0),
+        (50, 13, 49, 49, 56, 1, 6),
+    ],
+)
+def test_a_pipeline_is_told_what_to_trim_or_pad(frames, latents, back, below, above, trim, pad):
+    told = round_trip(frames, 8, 2, 2)
+    assert told == (frames, latents, back, below, above)
+    assert (told.trim, told.pad) == (trim, pad)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2, 3])
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 2), (3, 2), (4, 1), (4, 2), (5, 3), (8, 1), (8, 3), (16, 2), (16, 4)])
+def test_the_nearest_lengths_that_survive_are_the_nearest(sizes, levels):
+    lengths = range(1, 400)
+    back = {frames: sample_count(latent_count(frames, sizes[0], levels), sizes[1], levels) for frames in lengths}
+    surviving = [frames for frames in lengths if back[frames] == frames]
+    for frames in range(1, 60):
+        below = max(count for count in surviving if count <= frames)
+        above = min((count for count in surviving if count >= frames), default=None)
+        assert round_trip(frames, *sizes, levels)[2:] == (back[frames], below, above)
+
+
+def test_some_frame_batch_sizes_let_no_longer_clip_survive():
+    told = round_trip(9, 8, 1, 2)  # single latents are never doubled
+    assert (told.below, told.above, told.pad) == (1, None, None)

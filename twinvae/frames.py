@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 
 def frame_batches(frames: int, batch_size: int) -> list[slice]:
     """Split a clip into the frame batches of diffusers: the first batch takes the remainder.
@@ -29,7 +31,7 @@ def continued_batches(frames: int, batch_size: int) -> list[slice]:
     Raises:
         ValueError: the frames are no whole number of batches. The remainder of a clip belongs to its first batch.
     """
-    if frames % batch_size:
+    if batch_size >= 1 and frames % batch_size:
         raise ValueError(
             f"{frames} frames continue a stream, which takes whole frame batches of {batch_size}: "
             f"give a multiple of {batch_size} (a clip's remainder goes into its first call)"
@@ -66,3 +68,59 @@ def latent_count(frames: int, batch_size: int, levels: int) -> int:
 def sample_count(latents: int, batch_size: int, levels: int) -> int:
     """Video frames that come from decoding `latents` latent frames."""
     return sum(decoded_frames(batch.stop - batch.start, levels) for batch in frame_batches(latents, batch_size))
+
+
+class RoundTrip(NamedTuple):
+    """What becomes of a clip's length in encoding and decoding.
+
+    A pipeline that needs a clip back as long as it was encodes `trim` frames less, or repeats the last frame `pad`
+    times and leaves as many out of what comes back. Cutting or stretching the decoded clip does not do: its frames
+    stand for other moments.
+
+    Attributes:
+        frames: of the clip.
+        latents: latent frames that come from encoding it.
+        back: frames that come from decoding those.
+        below, above: the nearest lengths, up to the clip's own and from it on, that come back as they went in: the
+            clip's own where it does. `above` is None where there is none, which frame batch sizes other than the
+            default can cause.
+    """
+
+    frames: int
+    latents: int
+    back: int
+    below: int
+    above: int | None
+
+    @property
+    def trim(self) -> int:
+        return self.frames - self.below
+
+    @property
+    def pad(self) -> int | None:
+        return None if self.above is None else self.above - self.frames
+
+
+def round_trip(frames: int, sample_batch_size: int, latent_batch_size: int, levels: int) -> RoundTrip:
+    """How long a clip of `frames` frames is after encoding and decoding, and the nearest lengths that survive it.
+
+    Args:
+        sample_batch_size, latent_batch_size: frames that the encoder, and latents that the decoder, take together.
+        levels: how often the encoder halves the frames (`VAEConfig.temporal_levels`).
+    Raises:
+        ValueError: `frames` or a batch size is below 1.
+    """
+
+    def through(count: int) -> tuple[int, int]:
+        latents = latent_count(count, sample_batch_size, levels)
+        return latents, sample_count(latents, latent_batch_size, levels)
+
+    def survives(count: int) -> bool:
+        return through(count)[1] == count
+
+    latents, back = through(frames)
+    # One frame always survives. Upwards, the pattern repeats every so many frames at the latest.
+    repeats = sample_batch_size * latent_batch_size
+    below = next(count for count in range(frames, 0, -1) if survives(count))
+    above = next(filter(survives, range(frames, frames + 2 * repeats + 1)), None)
+    return RoundTrip(frames, latents, back, below, above)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from twinvae import arrays
 from twinvae.config import VAEConfig
 from twinvae.frames import continued_batches, frame_batches
 from twinvae.posterior import Posterior
-from twinvae.tiles import Operation, TileSettings
+from twinvae.tiles import Operation, TileGrid, TileSettings
 from twinvae.tiling import run_tiles
 
 if TYPE_CHECKING:
@@ -35,13 +35,15 @@ class ConvCache:
         backend: the backend that made it.
         checkpoint: fingerprint of its weights.
         frame: batch, height and width of its input, then its dtype.
-        tiles: one tree of arrays per tile; a single one when the frame is not tiled.
+        grid: the frame's tiles; None when it is not tiled.
+        tiles: one tree of arrays per tile, row by row; a single one when the frame is not tiled.
     """
 
     operation: Operation
     backend: str
     checkpoint: str
     frame: tuple[int, int, int, str]
+    grid: TileGrid | None
     tiles: tuple[Cache, ...]
 
 
@@ -54,6 +56,7 @@ class FrameStream(Iterator):
     def __init__(self, vae: VideoVAE, operation: Operation, clip: Video, cache: ConvCache | None):
         self._vae, self._operation, self._clip = vae, operation, clip
         self._frame = (clip.shape[0], *clip.shape[2:4], vae.dtype)
+        self._grid = vae._grid(operation, clip)
         batch_size = vae._batch_size(operation)
         if cache is None:
             self._batches = iter(frame_batches(clip.shape[1], batch_size))
@@ -73,7 +76,12 @@ class FrameStream(Iterator):
                     f"this conv cache cannot be resumed here: its {name} is {have}, expected {want}; "
                     "pass the cache of the same clip's last chunk, or None to start a new clip"
                 )
-        tiles = self._vae._tile_count(self._operation, self._clip)
+        if cache.grid != self._grid:
+            raise ValueError(
+                f"this conv cache is of {_tiling(cache.grid)}, and the stream of {_tiling(self._grid)}: "
+                "resume with the tiling that the cache was made with"
+            )
+        tiles = 1 if self._grid is None else len(self._grid.rows.slices) * len(self._grid.columns.slices)
         if len(cache.tiles) != tiles:
             raise ValueError(
                 f"this conv cache holds {len(cache.tiles)} tiles and the stream has {tiles}: "
@@ -85,7 +93,8 @@ class FrameStream(Iterator):
         """The conv cache after the last chunk; None before the first."""
         if not self._tiles:
             return None
-        return ConvCache(self._operation, self._vae.backend, self._vae.checkpoint, self._frame, tuple(self._tiles))
+        made_by = self._operation, self._vae.backend, self._vae.checkpoint
+        return ConvCache(*made_by, self._frame, self._grid, tuple(self._tiles))
 
     def __next__(self) -> Video:
         frames = self._clip[:, next(self._batches)]
@@ -97,7 +106,7 @@ class FrameStream(Iterator):
             done.append(cache)
             return out
 
-        chunk = self._vae._over_tiles(self._operation, frames, run_tile)
+        chunk = self._vae._over_tiles(self._grid, frames, run_tile)
         self._tiles = done
         return chunk
 
@@ -291,6 +300,7 @@ class VideoVAE(ABC):
             items = [self._run(operation, clip[index : index + 1]) for index in range(clip.shape[0])]
             return self._concatenate(items, axis=0)
         batches = frame_batches(clip.shape[1], self._batch_size(operation))
+        grid = self._grid(operation, clip)
 
         def run_tile(tile: Video) -> Video:
             parts, cache = [], None
@@ -299,22 +309,27 @@ class VideoVAE(ABC):
                 parts.append(part)
             return self._concatenate(parts, axis=1)
 
-        return self._over_tiles(operation, clip, run_tile)
+        return self._over_tiles(grid, clip, run_tile)
 
-    def _tile_count(self, operation: Operation, clip: Video) -> int:
+    def _grid(self, operation: Operation, clip: Video) -> TileGrid | None:
+        """The tiles of a clip's frames; None when they are not tiled."""
         height, width = clip.shape[2:4]
-        if not self._is_tiled(operation, height, width):
-            return 1
-        grid = self.tiles.grid(operation, height, width, self.config.spatial_compression)
-        return len(grid.rows.slices) * len(grid.columns.slices)
+        compression = self.config.spatial_compression
+        if not (self.use_tiling and self.tiles.needs_tiles(operation, height, width, compression)):
+            return None
+        return self.tiles.grid(operation, height, width, compression)
 
-    def _is_tiled(self, operation: Operation, height: int, width: int) -> bool:
-        return self.use_tiling and self.tiles.needs_tiles(operation, height, width, self.config.spatial_compression)
-
-    def _over_tiles(self, operation: Operation, clip: Video, run_tile: Any) -> Video:
+    def _over_tiles(self, grid: TileGrid | None, clip: Video, run_tile: Callable[[Video], Video]) -> Video:
         """Apply `run_tile` to the clip, or to its tiles in row order, blended."""
-        height, width = clip.shape[2:4]
-        if not self._is_tiled(operation, height, width):
+        if grid is None:
             return run_tile(clip)
-        grid = self.tiles.grid(operation, height, width, self.config.spatial_compression)
         return run_tiles(clip, grid, run_tile, self._blend, self._concatenate)
+
+
+def _tiling(grid: TileGrid | None) -> str:
+    if grid is None:
+        return "frames without tiles"
+    (rows, *_), (columns, *_) = grid
+    largest = f"{rows[0].stop}x{columns[0].stop}"
+    blended = f"{grid.rows.blend_extent}x{grid.columns.blend_extent}"
+    return f"{len(rows)}x{len(columns)} tiles of {largest}, {blended} blended"

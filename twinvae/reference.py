@@ -150,7 +150,7 @@ class TorchVideoVAE(VideoVAE):
         """Give the model this VAE's settings, checked as they are for every backend, slices off."""
         frame_batches(clip.shape[1], self._batch_size(operation))
         if tiled:
-            self._tile_count(operation, clip)
+            self._grid(operation, clip)  # refuses what the encoder cannot take
         model, compression = self.model, self.config.spatial_compression
         model.use_tiling, model.use_slicing = tiled, False
         model.num_sample_frames_batch_size = self.num_sample_frames_batch_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, NamedTuple
 
 from twinvae.config import VAEConfig
@@ -27,8 +28,11 @@ class TileGrid(NamedTuple):
 class TileSettings:
     """Tile sizes in video pixels and overlaps as fractions, with diffusers' names, defaults and rounding.
 
-    A tile size that is no multiple of the compression is rounded down for the latent side alone, as in diffusers;
-    the tiles of both sides then no longer cover the same pixels, and a decoded frame can come out larger or smaller.
+    diffusers rounds both sides of the network on their own: a tile size that is no multiple of the compression loses
+    its remainder on the latent side, strides are rounded down on the input side and blend extents on the output side.
+    Where the two disagree, tiles are joined at other places than they were taken from, and the frame comes out larger
+    or smaller. They agree when tiles are whole latent cells and overlaps whole cells of them: 240 pixels (30 cells)
+    with 1/6 (5 cells), but not 32 pixels (4 cells) with 1/6.
     """
 
     tile_sample_min_height: int
@@ -65,6 +69,8 @@ def _axis(name: str, operation: Operation, size: int, tile: int, overlap: float,
     """diffusers' `tiled_encode` and `tiled_decode`: strides from the input side, extents from the output side."""
     if not 0 <= overlap < 1:
         raise ValueError(f"tile_overlap_factor_{name} is {overlap}: it must be at least 0 and below 1")
+    if not isinstance(tile, Integral):
+        raise ValueError(f"tile_sample_min_{name} is {tile!r}: it must be a whole number of pixels")
     if tile < compression:
         raise ValueError(
             f"tile_sample_min_{name} is {tile}: a tile must hold at least one latent cell, {compression} pixels"

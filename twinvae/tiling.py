@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from twinvae.tiles import TileGrid
 
 HEIGHT, WIDTH = 2, 3
+LONG_GRID = 16  # tiles from which on a terminal shows how far a grid has come
 Clip = Float[Array, "b t h w c"]
 
 
@@ -30,19 +35,40 @@ def run_tiles(
     """
     rows = []
     above: list[Clip] = []
-    for row in grid.rows.slices:
-        blended: list[Clip] = []
-        for index, column in enumerate(grid.columns.slices):
-            tile = run_tile(clip[:, :, row, column])
-            if above:
-                tile = blend(tile, above[index], grid.rows.blend_extent, HEIGHT)
-            if blended:
-                tile = blend(tile, blended[-1], grid.columns.blend_extent, WIDTH)
-            blended.append(tile)
-        kept = [tile[:, :, : grid.rows.limit, : grid.columns.limit] for tile in blended]
-        rows.append(concatenate(kept, WIDTH))
-        above = blended
+    with _progress(len(grid.rows.slices) * len(grid.columns.slices)) as done:
+        for row in grid.rows.slices:
+            blended: list[Clip] = []
+            for index, column in enumerate(grid.columns.slices):
+                tile = run_tile(clip[:, :, row, column])
+                if above:
+                    tile = blend(tile, above[index], grid.rows.blend_extent, HEIGHT)
+                if blended:
+                    tile = blend(tile, blended[-1], grid.columns.blend_extent, WIDTH)
+                blended.append(tile)
+                done(tile)
+            kept = [tile[:, :, : grid.rows.limit, : grid.columns.limit] for tile in blended]
+            rows.append(concatenate(kept, WIDTH))
+            above = blended
     return concatenate(rows, HEIGHT)
+
+
+@contextmanager
+def _progress(tiles: int) -> Iterator[Callable[[Clip], None]]:
+    """What to call with each tile that is done: shown on stderr where that is a terminal and the grid is long."""
+    if tiles < LONG_GRID or not sys.stderr.isatty():
+        yield lambda tile: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("tiles", total=tiles)
+
+        def done(tile: Clip) -> None:
+            jax.block_until_ready(tile)  # else what is shown is how fast tiles are queued
+            progress.advance(task)
+
+        yield done
 
 
 def blend(tile: Clip, neighbour: Clip, extent: int, axis: int) -> Clip:
@@ -55,11 +81,9 @@ def blend(tile: Clip, neighbour: Clip, extent: int, axis: int) -> Clip:
         return tile
     ramp_shape = [1] * tile.ndim
     ramp_shape[axis] = extent
-    precise = jnp.promote_types(tile.dtype, jnp.float32)
-    ramp = (jnp.arange(extent, dtype=precise) / extent).reshape(ramp_shape)
+    ramp = (jnp.arange(extent, dtype=jnp.promote_types(tile.dtype, jnp.float32)) / extent).reshape(ramp_shape)
     size = neighbour.shape[axis]
-    fading = jnp.take(neighbour, jnp.arange(size - extent, size), axis=axis)
-    first = jnp.take(tile, jnp.arange(extent), axis=axis)
+    fading = lax.slice_in_dim(neighbour, size - extent, size, axis=axis)
+    first = lax.slice_in_dim(tile, 0, extent, axis=axis)
     mixed = fading * (1 - ramp) + first * ramp
-    at_start = (slice(None),) * axis + (slice(0, extent),)
-    return tile.at[at_start].set(mixed.astype(tile.dtype))
+    return jnp.concatenate([mixed.astype(tile.dtype), lax.slice_in_dim(tile, extent, None, axis=axis)], axis)

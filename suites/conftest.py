@@ -1,0 +1,118 @@
+"""What every suite's tests can ask for: models, clips, and places to put measurements."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import twinvae
+from suites.harness.clips import Clip, read_clip, synthetic_clip
+from suites.harness.effort import little_effort
+from suites.harness.options import OPTIONS, Model, Options
+from suites.harness.plugin import axis_fields, keep, run_file, suite_of
+from suites.harness.records import Record
+from twinvae.registry import REFERENCE
+
+Load = Callable[[str, Model, str, str], twinvae.VideoVAE]
+
+
+@pytest.fixture(scope="session")
+def options(pytestconfig: pytest.Config) -> Options:
+    return pytestconfig.stash[OPTIONS]
+
+
+@pytest.fixture(autouse=True)
+def _effort(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The full architecture is compiled and run as users do it, everything else with little effort."""
+    model = getattr(request.node, "callspec", None) and request.node.callspec.params.get("model")
+    with contextlib.nullcontext() if model and model.is_large else little_effort():
+        yield
+
+
+@pytest.fixture(scope="session")
+def load(pytestconfig: pytest.Config) -> Load:
+    """`load(backend, model, mode, dtype)`: small models stay loaded, of large ones a backend's and the reference."""
+    shelf: dict[tuple[Any, ...], twinvae.VideoVAE] = {}
+    say = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+
+    def load(backend: str, model: Model, mode: str, dtype: str) -> twinvae.VideoVAE:
+        mode = "eager" if backend == REFERENCE else mode
+        key = (model.is_large, backend == REFERENCE, backend, model.label, mode, dtype)
+        if key not in shelf:
+            if model.is_large:
+                for other in [other for other in shelf if other[:2] == key[:2]]:
+                    del shelf[other]
+                gc.collect()
+                jax.clear_caches()
+                say.write_line(f"\nloading {model.label} into {backend} in {dtype}; its tests take a minute or two")
+            shelf[key] = twinvae.load(backend, **model.source, dtype=dtype, jit=mode == "jit")
+        return shelf[key]
+
+    return load
+
+
+@pytest.fixture
+def vae(load: Load, backend: str, model: Model, mode: str, dtype: str) -> Iterator[twinvae.VideoVAE]:
+    """The VAE under test, as it was loaded: what a test sets is set back."""
+    vae = load(backend, model, mode, dtype)
+    settings = dict(vars(vae))
+    yield vae
+    vars(vae).update(settings)
+
+
+@pytest.fixture(scope="session")
+def once() -> Callable[[Any, Callable[[], Any]], Any]:
+    """`once(key, compute)`: what `compute()` gave when the key was first asked for."""
+    results: dict[Any, Any] = {}
+
+    def once(key: Any, compute: Callable[[], Any]) -> Any:
+        if key not in results:
+            results[key] = compute()
+        return results[key]
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def clip(options: Options) -> Callable[[int, int, int], Clip]:
+    """`clip(frames, height, width)`: that many frames of --clip, or of the synthetic clip."""
+
+    def clip(frames: int, height: int, width: int) -> Clip:
+        if options.clip is None:
+            return synthetic_clip(frames, height, width, options.seed)
+        return read_clip(options.clip, frames, height, width)
+
+    return clip
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """`record(metric=, value=, case=, ...)`: a Record's fields, less those that the test's parameters give.
+
+    A value past its limit fails the test when its body is done.
+    """
+    item = request.node
+
+    def record(**fields: Any) -> None:
+        known = {"suite": suite_of(item.path), "test": item.nodeid} | axis_fields(item)
+        keep(item, Record(**(known | fields)))
+
+    return record
+
+
+@pytest.fixture
+def exhibit(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """`exhibit(name, arrays, caption)`: arrays that a figure of the page needs."""
+    item = request.node
+
+    def exhibit(name: str, arrays: dict[str, np.ndarray], caption: str = "") -> None:
+        fields = {axis: value for axis, value in axis_fields(item).items() if axis != "preset"}
+        run_file(item).exhibit(name, arrays, caption=caption, **fields)
+
+    return exhibit

@@ -1,0 +1,94 @@
+"""Checkpoints there and back: names, shapes, layouts and bits of every tensor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX
+
+import twinvae
+from twinvae.arrays import DTYPES, to_numpy
+from twinvae.checkpoint import read_checkpoint, seeded_tensors, write_checkpoint
+from twinvae.config import preset_config
+
+FULL, FULL_TENSORS = "cogvideox-2b", 436
+# Every field away from its default that changes tensors or arithmetic.
+UNUSUAL = twinvae.VAEConfig(
+    in_channels=2, out_channels=4, latent_channels=4, block_out_channels=(4, 8), norm_num_groups=2, layers_per_block=2,
+    down_block_types=("CogVideoXDownBlock3D",) * 2, up_block_types=("CogVideoXUpBlock3D",) * 2, act_fn="mish",
+    norm_eps=1e-2, temporal_compression_ratio=2, use_quant_conv=True, use_post_quant_conv=True,
+)  # fmt: skip
+
+
+@pytest.mark.only(once=True, large={"dtype": ("float32",)})
+def test_every_tensor_comes_back_by_its_name_in_its_layout_with_its_bits(vae, model, dtype, record, options):
+    given = _given(model, options.seed)
+    found = vae.state_dict()
+    assert list(found) == list(given) or sorted(found) == sorted(given)
+    differing = [name for name, tensor in given.items() if not _same(found[name], tensor.astype(DTYPES[dtype]))]
+    for metric, value, limit in (("tensors", len(found), len(given)), ("tensors that differ", len(differing), 0)):
+        record(
+            case="checkpoint", metric=metric, value=value, limit=limit, better="equal", note=", ".join(differing[:3])
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_diffusers_reads_a_saved_folder_back_bit_for_bit(backend, dtype, tmp_path, options):
+    vae = twinvae.load(backend, preset="tiny", dtype=dtype, seed=options.seed)
+    vae.save_pretrained(tmp_path)
+    read = AutoencoderKLCogVideoX.from_pretrained(tmp_path, torch_dtype=getattr(torch, dtype))
+    assert {name: value for name, value in read.config.items() if not name.startswith("_")} == _plain(vae.config)
+    tensors, written = read.state_dict(), seeded_tensors(vae.config, options.seed)
+    assert tensors.keys() == written.keys()
+    for name, tensor in written.items():
+        assert _same(to_numpy(tensors[name]), tensor.astype(DTYPES[dtype])), name
+
+
+@pytest.mark.parametrize("stored", ["float64", "float32", "float16", "bfloat16"])
+def test_a_folder_of_diffusers_in_any_float_dtype_gives_its_values(backend, stored, tmp_path):
+    config = preset_config("tiny")
+    model = AutoencoderKLCogVideoX(**config.model_dump()).to(getattr(torch, stored))
+    model.save_pretrained(tmp_path)
+    found = twinvae.load(backend, weights=str(tmp_path), dtype="float64").state_dict()
+    for name, tensor in model.state_dict().items():
+        assert _same(found[name], tensor.to(torch.float64).numpy()), name
+
+
+def test_an_unusual_architecture_goes_there_and_back_and_computes_the_same(backend, tmp_path, options):
+    tensors = seeded_tensors(UNUSUAL, options.seed)
+    write_checkpoint(tmp_path, UNUSUAL, tensors)
+    assert read_checkpoint(tmp_path)[0] == UNUSUAL
+    vae, reference = (twinvae.load(b, weights=str(tmp_path), dtype="float64") for b in (backend, "torch"))
+    assert all(_same(tensor, tensors[name].astype(np.float64)) for name, tensor in vae.state_dict().items())
+    video = np.random.default_rng(options.seed).uniform(-1, 1, (1, 3, 6, 4, 2))
+    posterior, expected = vae.encode(video), reference.encode(video)
+    assert np.abs(np.asarray(posterior.moments) - expected.moments).max() <= 1e-10
+    decoded = vae.decode(expected.mean)
+    assert np.abs(np.asarray(decoded) - reference.decode(expected.mean)).max() <= 1e-10
+
+
+def test_the_full_architecture_has_diffusers_436_names_and_shapes_in_order():
+    config = preset_config(FULL)
+    with torch.device("meta"):
+        theirs = AutoencoderKLCogVideoX(**config.model_dump()).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in theirs.items()}
+    found = twinvae.checkpoint.tensor_shapes(config)
+    assert len(found) == FULL_TENSORS
+    assert found == shapes
+
+
+def _given(model, seed: int) -> dict[str, np.ndarray]:
+    if model.source.get("weights"):
+        return read_checkpoint(model.source["weights"], model.source["subfolder"])[1]
+    return seeded_tensors(model.config, seed)
+
+
+def _same(found: np.ndarray, expected: np.ndarray) -> bool:
+    return (found.shape, found.dtype) == (expected.shape, expected.dtype) and np.array_equal(
+        found.astype(np.float64), expected.astype(np.float64), equal_nan=True
+    )
+
+
+def _plain(config: twinvae.VAEConfig) -> dict:
+    return {name: value for name, value in config.to_dict().items() if not name.startswith("_")}

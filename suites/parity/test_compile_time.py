@@ -1,0 +1,63 @@
+"""Compiling does not grow with frames: 49 frames are decoded by the programs of 17."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+SHORT, LONG = 5, 13  # latent frames: 17 and 49 frames of video
+LIMIT = 1.3
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.mark.only(mode=("jit",), dtype=("float32",), large=False)
+def test_compiling_does_not_grow_with_frames(vae, model, record):
+    latents = {
+        frames: np.zeros((1, frames, 1, 2, model.config.latent_channels), np.float32) for frames in (SHORT, LONG)
+    }
+    programs, seconds = {}, {}
+    for frames, given in latents.items():
+        jax.clear_caches()
+        with _compilations() as compiled:
+            cold = _processor_seconds(vae, given)
+        programs[frames] = len(compiled)
+        seconds[frames] = cold - _processor_seconds(vae, given)
+    with _compilations() as compiled:
+        vae.decode(jnp.asarray(latents[LONG]))
+        sliced = len(compiled)
+        vae.decode(jnp.asarray(latents[LONG]))
+        again = len(compiled) - sliced
+
+    common = {"case": "compile time", "operation": "decode", "better": "equal"}
+    record(metric="programs for 49 frames less those for 17", value=programs[LONG] - programs[SHORT], limit=0, **common)
+    record(metric="programs compiled when called again", value=again, limit=0, **common)
+    record(case="compile time", operation="decode", metric="49 frames over 17", value=seconds[LONG] / seconds[SHORT],
+           limit=LIMIT, tolerance=LIMIT, floor=LIMIT, unit="x", kind="ratio")  # fmt: skip
+
+
+def _processor_seconds(vae, latents) -> float:
+    """Processor time of a call, which other load on the machine stretches less than the clock's."""
+    start = time.process_time()
+    jax.block_until_ready(vae.decode(latents))
+    return time.process_time() - start
+
+
+@contextmanager
+def _compilations() -> Iterator[list[float]]:
+    durations: list[float] = []
+
+    def note(event: str, duration: float, **_: str) -> None:
+        if event == COMPILED:
+            durations.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        yield durations
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)

@@ -1,0 +1,32 @@
+"""Gradients of the VAE by every tensor and by the video, against PyTorch's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from suites.parity.bars import ROUNDING, Bar, check_shapes, hold, measured
+from twinvae.registry import REFERENCE
+
+VIDEO = (1, 8, 9, 18)
+SAMPLE_BATCH = 4  # two frame batches on the way in: gradients flow through the conv cache
+BARS = {"max_abs": Bar(None, ROUNDING, 1e-10), "relative_l2": Bar(1e-10, ROUNDING, 1e-12)}
+
+
+@pytest.mark.only(dtype=("float64",), once=True, large=False)
+def test_gradients_match_the_reference(vae, load, model, dtype, options, record):
+    rng = np.random.default_rng(options.seed)
+    video = rng.uniform(-1, 1, (*VIDEO, model.config.in_channels))
+    reference = load(REFERENCE, model, "eager", dtype)
+
+    settings = dict(vars(reference))
+    reference.num_sample_frames_batch_size = vae.num_sample_frames_batch_size = SAMPLE_BATCH
+    cotangent = rng.standard_normal(reference(video).shape)
+    expected, found = (side.gradients(video, cotangent) for side in (reference, vae))
+    vars(reference).update(settings)
+
+    assert list(expected)[-1] == "video"
+    assert len(expected) == len(vae.state_dict()) + 1
+    check_shapes(found, expected)
+    # The encoder's log-variance half has no part in the mode: its gradients are 0 on both sides, and stay in.
+    hold(record, BARS, measured(BARS, found, expected), "gradients", operation="reconstruct")

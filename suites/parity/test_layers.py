@@ -1,0 +1,238 @@
+"""Every layer and block alone, on random tensors: outputs and conv caches, in the first and in a later frame batch."""
+
+from __future__ import annotations
+
+import zlib
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.autoencoders import autoencoder_kl_cogvideox as diffusers_layers
+
+import twinvae
+from suites.parity.bars import LAYER, check_shapes, hold, measured, precise
+from twinvae.arrays import DTYPES
+from twinvae.registry import REFERENCE
+
+
+class Case(NamedTuple):
+    """A layer by diffusers' class name and arguments, and its input.
+
+    Args:
+        x, zq: [time, height, width] of the input, and of the latents that condition it.
+        temb: channels of the time embedding.
+        centre, spread: mean and standard deviation of the input.
+        float32_limit: of the relative error, where rounding alone is above the common one.
+    """
+
+    layer: str
+    init: dict[str, Any]
+    x: tuple[int, int, int]
+    zq: tuple[int, int, int] | None = None
+    temb: int | None = None
+    centre: float = 0.0
+    spread: float = 1.0
+    float32_limit: float | None = None
+
+
+CAUSAL, SPATIAL_NORM = "CogVideoXCausalConv3d", "CogVideoXSpatialNorm3D"
+DOWNSAMPLE, UPSAMPLE = "CogVideoXDownsample3D", "CogVideoXUpsample3D"
+RESNET, MID_BLOCK = "CogVideoXResnetBlock3D", "CogVideoXMidBlock3D"
+DOWN_BLOCK, UP_BLOCK = "CogVideoXDownBlock3D", "CogVideoXUpBlock3D"
+ENCODER, DECODER = "CogVideoXEncoder3D", "CogVideoXDecoder3D"
+
+BATCH = 2
+# Height, width and channels differ, and none divides another: a transposition or a wrong axis changes shapes or values.
+CONV = {"in_channels": 5, "out_channels": 7, "kernel_size": 3}
+NORM = {"num_groups": 4, "num_channels": 8, "eps": 1e-6}
+SPATIAL = {"f_channels": 8, "zq_channels": 3, "groups": 4}
+SAMPLER = {"in_channels": 5, "out_channels": 7}
+SAMPLER_TIME = SAMPLER | {"compress_time": True}
+ENCODING = {"in_channels": 8, "temb_channels": 0, "groups": 4}
+DECODING = ENCODING | {"spatial_norm_dim": 3}
+# A large epsilon shows whether it is used, and where diffusers ignores it.
+DOWN = {"in_channels": 8, "out_channels": 12, "temb_channels": 0, "resnet_groups": 4, "resnet_eps": 1e-2}
+MID = {"in_channels": 8, "temb_channels": 0, "num_layers": 2, "resnet_groups": 4, "resnet_eps": 1e-2}
+UP = DOWN | {"spatial_norm_dim": 3}
+TWO_BLOCKS = {
+    "in_channels": 3,
+    "out_channels": 2,
+    "block_out_channels": (4, 8),
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "norm_eps": 1e-2,
+}
+ENCODING_TWO_BLOCKS = TWO_BLOCKS | {"down_block_types": (DOWN_BLOCK,) * 2}
+DECODING_TWO_BLOCKS = TWO_BLOCKS | {"up_block_types": (UP_BLOCK,) * 2}
+
+# Of every class one, in every mode and dtype.
+LAYERS: dict[str, Case] = {
+    "causal conv": Case(CAUSAL, CONV, (3, 5, 6)),
+    "causal conv, one frame": Case(CAUSAL, CONV, (1, 5, 6)),
+    "group norm": Case("GroupNorm", NORM, (3, 5, 6)),
+    "spatial norm, odd": Case(SPATIAL_NORM, SPATIAL, (5, 6, 8), zq=(3, 3, 4)),
+    "downsample, time, odd": Case(DOWNSAMPLE, SAMPLER_TIME, (5, 6, 5)),
+    "upsample, time, odd": Case(UPSAMPLE, SAMPLER_TIME, (3, 3, 4)),
+    "resnet, encoding, time embedding": Case(RESNET, ENCODING | {"temb_channels": 6}, (3, 5, 6), temb=6),
+    "resnet, decoding, 1x1x1 shortcut": Case(RESNET, DECODING | {"out_channels": 12}, (4, 6, 8), zq=(2, 3, 4)),
+    "down block, time": Case(DOWN_BLOCK, DOWN | {"compress_time": True}, (4, 5, 6)),
+    "mid block": Case(MID_BLOCK, MID, (3, 5, 6)),
+    "up block, time": Case(UP_BLOCK, UP | {"compress_time": True}, (2, 6, 8), zq=(2, 3, 4)),
+}
+# Everything else that they can be asked for, in the first of the chosen dtypes and the last of the modes.
+VARIANTS: dict[str, Case] = {
+    "causal conv, kernel 1": Case(CAUSAL, CONV | {"kernel_size": 1}, (3, 5, 6)),
+    "causal conv, kernel 3x1x1": Case(CAUSAL, CONV | {"kernel_size": (3, 1, 1)}, (3, 5, 6)),
+    "causal conv, kernel 1x3x3": Case(CAUSAL, CONV | {"kernel_size": (1, 3, 3)}, (3, 5, 6)),
+    "causal conv, kernel 4x1x5": Case(CAUSAL, CONV | {"kernel_size": (4, 1, 5)}, (2, 5, 6)),
+    "causal conv, stride 2": Case(CAUSAL, CONV | {"stride": 2}, (3, 5, 6)),
+    "causal conv, dilation 2": Case(CAUSAL, CONV | {"dilation": 2}, (3, 5, 6)),
+    "causal conv, replicate": Case(CAUSAL, CONV | {"pad_mode": "replicate"}, (3, 5, 6)),
+    "causal conv, replicate, one frame": Case(CAUSAL, CONV | {"pad_mode": "replicate"}, (1, 5, 6)),
+    "conv 1x1x1": Case("CogVideoXSafeConv3d", CONV | {"kernel_size": 1}, (3, 5, 6)),
+    "group norm, epsilon": Case("GroupNorm", NORM | {"eps": 1e-2}, (3, 5, 6)),
+    "group norm, faint input": Case("GroupNorm", NORM, (3, 5, 6), spread=1e-3),
+    "group norm, far from zero": Case("GroupNorm", NORM, (3, 5, 6), centre=30, float32_limit=1e-5),
+    "spatial norm, even": Case(SPATIAL_NORM, SPATIAL, (4, 6, 8), zq=(2, 3, 4)),
+    "spatial norm, one frame": Case(SPATIAL_NORM, SPATIAL, (1, 6, 8), zq=(1, 3, 4)),
+    "spatial norm, frames alike": Case(SPATIAL_NORM, SPATIAL, (3, 6, 8), zq=(3, 3, 4)),
+    "spatial norm, even frames alike": Case(SPATIAL_NORM, SPATIAL, (2, 6, 8), zq=(2, 6, 8)),
+    "spatial norm, 4 frames a latent": Case(SPATIAL_NORM, SPATIAL, (8, 4, 8), zq=(2, 1, 2)),
+    "spatial norm, 4 frames a latent, odd": Case(SPATIAL_NORM, SPATIAL, (9, 4, 8), zq=(3, 1, 2)),
+    "spatial norm, uneven sizes": Case(SPATIAL_NORM, SPATIAL, (5, 5, 7), zq=(3, 2, 3)),
+    "downsample": Case(DOWNSAMPLE, SAMPLER, (3, 5, 6)),
+    "downsample, time": Case(DOWNSAMPLE, SAMPLER_TIME, (4, 5, 6)),
+    "downsample, time, one frame": Case(DOWNSAMPLE, SAMPLER_TIME, (1, 5, 6)),
+    "upsample": Case(UPSAMPLE, SAMPLER, (3, 3, 4)),
+    "upsample, time": Case(UPSAMPLE, SAMPLER_TIME, (2, 3, 4)),
+    "upsample, time, one frame": Case(UPSAMPLE, SAMPLER_TIME, (1, 3, 4)),
+    "resnet, encoding": Case(RESNET, ENCODING | {"eps": 1e-2}, (3, 5, 6)),
+    "resnet, encoding, one frame": Case(RESNET, ENCODING, (1, 5, 6)),
+    "resnet, encoding, 1x1x1 shortcut": Case(RESNET, ENCODING | {"out_channels": 12}, (3, 5, 6)),
+    "resnet, encoding, conv shortcut": Case(RESNET, ENCODING | {"out_channels": 12, "conv_shortcut": True}, (3, 5, 6)),
+    "resnet, encoding, dropout": Case(RESNET, ENCODING | {"dropout": 0.5}, (3, 5, 6)),
+    "resnet, encoding, replicate": Case(RESNET, ENCODING | {"pad_mode": "replicate"}, (3, 5, 6)),
+    "resnet, encoding, gelu": Case(RESNET, ENCODING | {"non_linearity": "gelu"}, (1, 5, 6)),
+    "resnet, encoding, mish": Case(RESNET, ENCODING | {"non_linearity": "mish"}, (1, 5, 6)),
+    "resnet, encoding, relu": Case(RESNET, ENCODING | {"non_linearity": "relu"}, (1, 5, 6)),
+    "resnet, decoding": Case(RESNET, DECODING | {"eps": 1e-2}, (4, 6, 8), zq=(2, 3, 4)),
+    "resnet, decoding, odd": Case(RESNET, DECODING, (3, 6, 8), zq=(2, 3, 4)),
+    "resnet, decoding, one frame": Case(RESNET, DECODING, (1, 6, 8), zq=(1, 3, 4)),
+    "down block": Case(DOWN_BLOCK, DOWN | {"num_layers": 2}, (3, 5, 6)),
+    "down block, time, odd": Case(DOWN_BLOCK, DOWN | {"compress_time": True}, (3, 5, 6)),
+    "down block, time, one frame": Case(DOWN_BLOCK, DOWN | {"compress_time": True}, (1, 5, 6)),
+    "down block, no downsampling": Case(DOWN_BLOCK, DOWN | {"add_downsample": False}, (3, 5, 6)),
+    "mid block, spatial norm": Case(MID_BLOCK, MID | {"spatial_norm_dim": 3}, (3, 6, 8), zq=(3, 6, 8)),
+    "up block": Case(UP_BLOCK, UP | {"num_layers": 2}, (3, 6, 8), zq=(2, 3, 4)),
+    "up block, time, odd": Case(UP_BLOCK, UP | {"compress_time": True}, (3, 6, 8), zq=(2, 3, 4)),
+    "up block, time, one frame": Case(UP_BLOCK, UP | {"compress_time": True}, (1, 6, 8), zq=(1, 3, 4)),
+    "up block, no upsampling": Case(UP_BLOCK, UP | {"add_upsample": False}, (3, 6, 8), zq=(2, 3, 4)),
+    "encoder": Case(ENCODER, ENCODING_TWO_BLOCKS, (5, 11, 9)),
+    "encoder, replicate": Case(ENCODER, ENCODING_TWO_BLOCKS | {"pad_mode": "replicate"}, (5, 11, 9)),
+    "decoder": Case(DECODER, DECODING_TWO_BLOCKS, (3, 3, 4)),
+    "decoder, replicate": Case(DECODER, DECODING_TWO_BLOCKS | {"pad_mode": "replicate"}, (2, 3, 4)),
+}
+EARLIER_FRAMES = 4  # in the batch that a later one follows: enough to fill its conv cache with different frames
+UNUSED = ("conv_y", "conv_b")  # convolutions over one frame: diffusers stores caches for them, and never reads them
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_a_layer_alone_computes_what_diffusers_computes(case, backend, mode, dtype, record, options):
+    _compare(case, LAYERS[case], backend, mode, dtype, record, options.seed)
+
+
+@pytest.mark.only(once=True)
+@pytest.mark.parametrize("case", VARIANTS)
+def test_a_variant_of_a_layer_computes_what_diffusers_computes(case, backend, mode, dtype, record, options):
+    _compare(case, VARIANTS[case], backend, mode, dtype, record, options.seed)
+
+
+def _compare(case: str, spec: Case, backend: str, mode: str, dtype: str, record: Any, seed: int) -> None:
+    rng = np.random.default_rng([zlib.crc32(case.encode()), seed])
+    tensors = _drawn_tensors(spec, dtype, rng)
+    first, later = (_drawn_input(spec, spec.x[0], dtype, rng) for _ in range(2))
+    both = case in LAYERS or spec.layer == CAUSAL  # a block's variants start a clip as the block itself does
+
+    def outputs(backend: str, dtype: str, mode: str, carried: Any) -> dict[str, np.ndarray]:
+        layer = twinvae.load_layer(backend, spec.layer, spec.init, tensors, dtype=dtype, jit=mode == "jit")
+        parts = {}
+        if carried is None or both:
+            output, cache = layer(**first)
+            parts |= _parts("first frame batch", output, _used(cache, spec))
+        if carried is not None:
+            output, cache = layer(**later, conv_cache=carried)
+            parts |= _parts("later frame batch", output, _used(cache, spec))
+        return parts
+
+    reference = twinvae.load_layer(REFERENCE, spec.layer, spec.init, tensors, dtype=precise(dtype))
+    _, carried = reference(**_drawn_input(spec, EARLIER_FRAMES, dtype, rng))
+    carried = _rounded(_used(carried, spec), dtype)
+
+    expected = outputs(REFERENCE, precise(dtype), "eager", carried)
+    in_torch = outputs(REFERENCE, dtype, "eager", carried) if dtype != precise(dtype) else None
+    found = outputs(backend, dtype, mode, carried)
+    check_shapes(found, expected)
+    bars = LAYER[dtype]
+    if dtype == "float32" and spec.float32_limit:
+        bars = bars | {"relative_l2": bars["relative_l2"]._replace(limit=spec.float32_limit)}
+    hold(record, bars, measured(bars, found, expected, in_torch), case)
+
+
+def _drawn_tensors(spec: Case, dtype: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Every tensor at random, norms and biases as well, so that outputs have a magnitude of about 1."""
+    kind = getattr(diffusers_layers, spec.layer, None) or getattr(torch.nn, spec.layer)
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in kind(**spec.init).state_dict().items()}
+    drawn = {
+        name: rng.standard_normal(shape) / np.sqrt(prod(shape[1:]))
+        if len(shape) > 1
+        else rng.uniform(0.5, 1.5, shape) * (1 if name.endswith("weight") else rng.choice([-1, 1], shape))
+        for name, shape in shapes.items()
+    }
+    return _rounded(drawn, dtype)
+
+
+def _drawn_input(spec: Case, frames: int, dtype: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    init = spec.init
+    channels = init.get("in_channels") or init.get("f_channels") or init.get("num_channels")
+    x = spec.centre + spec.spread * rng.standard_normal((BATCH, frames, *spec.x[1:], channels))
+    given = {"x": x}
+    if spec.zq:
+        given["zq"] = rng.standard_normal((BATCH, *spec.zq, init.get("zq_channels") or init["spatial_norm_dim"]))
+    if spec.temb:
+        given["temb"] = rng.standard_normal((BATCH, spec.temb))
+    return _rounded(given, dtype)
+
+
+def _rounded(tree: Any, dtype: str) -> Any:
+    """Values that the dtype can hold exactly: what is left of an error then comes from computing alone."""
+    if tree is None:
+        return None
+    if isinstance(tree, dict):
+        return {name: _rounded(part, dtype) for name, part in tree.items()}
+    return np.asarray(tree).astype(DTYPES[dtype])
+
+
+def _used(cache: Any, spec: Case) -> Any:
+    """A conv cache without the entries of convolutions over one frame, which nothing reads."""
+    if isinstance(cache, dict):
+        parts = {name: _used(part, spec) for name, part in cache.items() if name not in UNUSED}
+        return {name: part for name, part in parts.items() if part is not None} or None
+    return None if spec.init.get("kernel_size") in (1, (1, 3, 3)) or not np.size(cache) else cache
+
+
+def _parts(call: str, output: Any, cache: Any) -> dict[str, np.ndarray]:
+    """What a call gave, the conv cache's arrays by name."""
+    parts = {f"{call}: output": np.asarray(output)}
+
+    def walk(cache: Any, path: str) -> None:
+        if isinstance(cache, dict):
+            for name, part in cache.items():
+                walk(part, f"{path} {name}")
+        elif cache is not None:
+            parts[path] = np.asarray(cache)
+
+    walk(cache, f"{call}: cache")
+    return parts

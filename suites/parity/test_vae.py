@@ -1,0 +1,50 @@
+"""The whole VAE on a clip: mean, log-variance and a sample from encoding, a video from decoding, and both in a row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from suites.parity.bars import WHOLE, check_shapes, hold, measured, precise
+from twinvae import VideoVAE
+from twinvae.registry import REFERENCE
+
+# Frames, height and width of the clip; the small one's sides are no multiples of 8.
+SMALL, LARGE = (9, 17, 26), (9, 96, 160)
+PICTURE_METRICS = ("psnr", "ssim")
+KEY = 7
+
+
+@pytest.mark.clip_frames(9)
+def test_the_whole_vae_computes_what_diffusers_computes(
+    vae, load, model, mode, dtype, clip, once, record, exhibit, options
+):
+    video = clip(*(LARGE if model.is_large else SMALL))
+
+    def reference(dtype: str) -> dict[str, np.ndarray]:
+        return once((__name__, model.label, dtype), lambda: outputs(load(REFERENCE, model, mode, dtype), None, dtype))
+
+    def outputs(vae: VideoVAE, latents: np.ndarray | None, dtype: str) -> dict[str, np.ndarray]:
+        posterior = vae.encode(video)
+        if latents is None:
+            latents = reference("float32")["mean"] if dtype == "bfloat16" else posterior.mean
+        outputs = {"mean": posterior.mean, "logvar": posterior.logvar, "decode": vae.decode(latents)}
+        if dtype != "bfloat16":  # where noise drawn for it is another
+            outputs["sample"] = posterior.sample(KEY)
+        if not model.is_large:
+            outputs["reconstruct"] = vae(video)
+        return {name: np.asarray(array) for name, array in outputs.items()}
+
+    expected, in_torch = reference(precise(dtype)), reference(dtype)
+    found = outputs(vae, expected["mean"], dtype)
+    check_shapes(found, {name: expected[name] for name in found})
+    if (model, mode) == (options.models[-1], options.modes[-1]):
+        frames = {"original": video, "reference": expected["decode"], "output": found["decode"]}
+        exhibit("frame", {name: frame[0, video.shape[1] // 2] for name, frame in frames.items()})
+
+    for operation in found:
+        is_video = operation in ("decode", "reconstruct")
+        bars = WHOLE[dtype]
+        bars = {metric: bar for metric, bar in bars.items() if is_video or metric not in PICTURE_METRICS}
+        values = measured(bars, *({operation: side[operation]} for side in (found, expected, in_torch)))
+        hold(record, bars, values, "whole VAE", operation=operation, shape="x".join(map(str, video.shape)))
