@@ -91,7 +91,8 @@ def _table(suites: list[Judged]) -> Table:
         for (backend, dtype), verdicts in by_backend_and_dtype(judged.verdicts).items():
             tally = counts(verdicts)
             failing = any(verdict.failing for verdict in verdicts)
-            worst = min(verdicts, key=badness)
+            errors = [verdict for verdict in verdicts if verdict.failing or verdict.record.better == "lower"]
+            worst = min(errors or verdicts, key=badness)
             words = f"{case(worst)} {worst.key.metric} {number(worst.value)}"
             limit = worst.record.limit if worst.record else None
             words += f", limit {number(limit)}" if limit is not None else f", {worst.reason}" if worst.failing else ""

@@ -205,12 +205,7 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-# They draw with what is above.
-from reports import frames_figures, tiling_figures  # noqa: E402
-
 # A suite's page shows what the functions named here draw.
 FIGURES: dict[str, tuple[Callable[[RunData, Sequence[Verdict]], Iterator[Picture]], ...]] = {
     "parity": (error_growth, frames),
-    "frames": (frames_figures.frame_map, frames_figures.reach),
-    "tiling": (tiling_figures.seam_maps, tiling_figures.overlap_curves),
 }

@@ -36,8 +36,9 @@ def test_decode_matches_the_reference_for_every_frame_count(
 
 
 def _compare(operation, given, run, load, vae, model, dtype, record):
-    sides = (vae, load(REFERENCE, model, "eager", precise(dtype)), load(REFERENCE, model, "eager", dtype))
-    found, expected, in_torch = ({"output": np.asarray(run(side))} for side in sides)
+    found, expected = (run(side) for side in (vae, load(REFERENCE, model, "eager", precise(dtype))))
+    in_torch = expected if dtype == precise(dtype) else run(load(REFERENCE, model, "eager", dtype))
+    found, expected, in_torch = ({"output": np.asarray(output)} for output in (found, expected, in_torch))
     check_shapes(found, expected)
     bars = {metric: bar for metric, bar in WHOLE[dtype].items() if metric in METRICS}
     values = measured(bars, found, expected, in_torch)
