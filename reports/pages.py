@@ -101,7 +101,7 @@ def headline(judged: Judged) -> str:
 
 
 def culprits(judged: Judged) -> list[str]:
-    """Where to look first: the first layer that departs, per backend and operation; else the worst case."""
+    """Where to look first: the first layer that departs, per backend and operation; else the worst case, or test."""
     merged: dict[tuple[str, str, str], list[Departure]] = {}
     for departure in judged.departures:
         key = departure.verdict.key
@@ -117,6 +117,9 @@ def culprits(judged: Judged) -> list[str]:
     if not lines and judged.failing:
         worst = judged.failing[0]
         lines.append(f"The worst is **{worst.key}**: {_movement(worst)}, {worst.reason}.")
+    if not lines and judged.data.failures:
+        first = judged.data.failures[0]
+        lines.append(f"The first test that failed is **`{first.test}`**: {shortened(first.message, 160)}")
     return lines
 
 

@@ -6,6 +6,7 @@ import io
 import re
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,7 +16,7 @@ from rich.console import Console
 from reports import write_report
 from reports.__main__ import main
 from reports.baselines import baseline_path, updated, write_baseline
-from reports.pages import table
+from reports.pages import culprits, table
 from suites.harness.records import Record
 from tests.reports.synthetic import RUN, broken, frame_exhibits, parity_records, write_run
 
@@ -267,3 +268,9 @@ def test_a_baseline_that_is_not_valid_stops_the_report_before_anything_is_writte
 def test_a_table_lines_up_escapes_bars_and_drops_empty_columns():
     lines = table(["a", "b", "c"], [["x|y", "", "1"], ["", "", "long"]]).splitlines()
     assert lines == ["| a    | c    |", "|------|------|", "| x\\|y | 1    |", "|      | long |"]
+
+
+def test_a_test_that_fails_without_a_number_is_named_at_the_top():
+    failure = SimpleNamespace(test="suites/parity/test_x.py::test_y", message="shapes differ")
+    judged = SimpleNamespace(departures=[], failing=[], data=SimpleNamespace(failures=[failure]))
+    assert culprits(judged) == ["The first test that failed is **`suites/parity/test_x.py::test_y`**: shapes differ"]
