@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 SHORT, LONG = 5, 13  # latent frames: 17 and 49 frames of video
+COLD_RUNS = 2  # of each, in turn; the faster counts, which other load has stretched less
 LIMIT = 1.3
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -21,13 +22,15 @@ def test_compiling_does_not_grow_with_frames(vae, model, record):
     latents = {
         frames: np.zeros((1, frames, 1, 2, model.config.latent_channels), np.float32) for frames in (SHORT, LONG)
     }
-    programs, seconds = {}, {}
-    for frames, given in latents.items():
-        jax.clear_caches()
-        with _compilations() as compiled:
-            cold = _processor_seconds(vae, given)
-        programs[frames] = len(compiled)
-        seconds[frames] = cold - _processor_seconds(vae, given)
+    programs: dict[int, int] = {}
+    seconds: dict[int, list[float]] = {SHORT: [], LONG: []}
+    for _ in range(COLD_RUNS):
+        for frames, given in latents.items():
+            jax.clear_caches()
+            with _compilations() as compiled:
+                cold = _processor_seconds(vae, given)
+            programs[frames] = len(compiled)
+            seconds[frames].append(cold - _processor_seconds(vae, given))
     with _compilations() as compiled:
         vae.decode(jnp.asarray(latents[LONG]))
         sliced = len(compiled)
@@ -37,8 +40,9 @@ def test_compiling_does_not_grow_with_frames(vae, model, record):
     common = {"case": "compile time", "operation": "decode", "better": "equal"}
     record(metric="programs for 49 frames less those for 17", value=programs[LONG] - programs[SHORT], limit=0, **common)
     record(metric="programs compiled when called again", value=again, limit=0, **common)
-    record(case="compile time", operation="decode", metric="49 frames over 17", value=seconds[LONG] / seconds[SHORT],
-           limit=LIMIT, tolerance=LIMIT, floor=LIMIT, unit="x", kind="ratio")  # fmt: skip
+    record(case="compile time", operation="decode", metric="49 frames over 17", value=min(seconds[LONG]) / min(seconds[SHORT]),
+           limit=LIMIT, tolerance=LIMIT, floor=LIMIT, unit="x", kind="ratio",
+           runs=COLD_RUNS)  # fmt: skip
 
 
 def _processor_seconds(vae, latents) -> float:
