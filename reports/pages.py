@@ -15,7 +15,7 @@ from reports.baselines import Baseline, changed_inputs
 from reports.figures import Picture
 from reports.verdicts import DTYPES, Departure, Verdict, counts, first_departures, incomparable, number, place
 from suites.harness.metrics import grade
-from suites.harness.records import RunData
+from suites.harness.records import Key, RunData
 
 FAILING_ROWS, WORST_ROWS, FAILURES = 30, 12, 15
 
@@ -117,10 +117,26 @@ def culprits(judged: Judged) -> list[str]:
     if not lines and judged.failing:
         worst = judged.failing[0]
         lines.append(f"The worst is **{worst.key}**: {_movement(worst)}, {worst.reason}.")
+        lines += _after_the_last_block(judged)
     if not lines and judged.data.failures:
         first = judged.data.failures[0]
         lines.append(f"The first test that failed is **`{first.test}`**: {shortened(first.message, 160)}")
     return lines
+
+
+def _after_the_last_block(judged: Judged) -> list[str]:
+    """Where a whole model fails although its blocks agree, the last of them: the fault is behind it, or around all."""
+    blocks = {_model(v.key): v.key.layer for v in judged.verdicts if v.record and v.record.order is not None}
+    found = {_model(v.key): blocks[_model(v.key)] for v in judged.failing if _model(v.key) in blocks}
+    return [
+        f"In {backend} {operation} every block up to the last, **`{last}`**, agrees in {dtype}: look at what comes "
+        "after it, and at how frames and tiles are split and joined."
+        for (backend, operation, dtype, _), last in found.items()
+    ]
+
+
+def _model(key: Key) -> tuple[str, ...]:
+    return key.backend, key.operation, key.dtype, key.preset
 
 
 def notes(judged: Judged) -> list[str]:

@@ -274,3 +274,16 @@ def test_a_test_that_fails_without_a_number_is_named_at_the_top():
     failure = SimpleNamespace(test="suites/parity/test_x.py::test_y", message="shapes differ")
     judged = SimpleNamespace(departures=[], failing=[], data=SimpleNamespace(failures=[failure]))
     assert culprits(judged) == ["The first test that failed is **`suites/parity/test_x.py::test_y`**: shapes differ"]
+
+
+def test_a_fault_after_the_last_block_is_placed_there(report):
+    clipped = [
+        record.model_copy(update={"value": 0.5})
+        if (record.backend, record.operation, record.layer) == ("flax", "decode", None)
+        else record
+        for record in parity_records()
+    ]
+    text = page(report(clipped))
+    assert "In flax decode every block up to the last, **`decoder.conv_out`**, agrees in float64" in text
+    assert "torchax decode every block" not in text
+    assert "every block" not in page(report(broken(parity_records(), "decoder.conv_in")))
