@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from suites.harness import metrics
+from twinvae.arrays import DTYPES
 
 
 class Bar(NamedTuple):
@@ -103,6 +104,13 @@ def ratio(error: float, of_torch: float) -> float:
 
 def _all(found: Arrays, expected: Arrays) -> float:
     return metrics.mae(*(np.concatenate([np.ravel(side[part]) for part in expected]) for side in (found, expected)))
+
+
+def check_dtypes(found: Arrays, dtype: str) -> None:
+    """Fail where an array came back in another dtype than that of the model."""
+    others = {part: str(array.dtype) for part, array in found.items() if array.dtype != DTYPES[dtype]}
+    if others:
+        pytest.fail(f"expected {dtype}, found {others}", pytrace=False)
 
 
 def check_shapes(found: Arrays, expected: Arrays) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from suites.parity.bars import BLOCK, check_shapes, hold, measured, precise
+from suites.parity.bars import BLOCK, check_dtypes, check_shapes, hold, measured, precise
 from twinvae.registry import REFERENCE
 
 # Frames, height and width of the clip. A small model is run op by op (or as was chosen), which compiles nothing
@@ -28,6 +28,7 @@ def test_no_block_departs_from_the_reference(operation, load, vae, model, dtype,
         in_torch = load(REFERENCE, model, "eager", dtype).activations(operation, given)
     assert list(found) == list(expected), "blocks are missing, surplus or out of order"
     check_shapes(found, expected)
+    check_dtypes(found, dtype)
 
     bars = BLOCK[dtype]
     for order, layer in enumerate(expected):

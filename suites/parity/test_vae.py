@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from suites.parity.bars import WHOLE, check_shapes, hold, measured, precise
+from suites.parity.bars import WHOLE, check_dtypes, check_shapes, hold, measured, precise
 from twinvae import VideoVAE
 from twinvae.registry import REFERENCE
 
@@ -38,6 +38,7 @@ def test_the_whole_vae_computes_what_diffusers_computes(
     expected, in_torch = reference(precise(dtype)), reference(dtype)
     found = outputs(vae, expected["mean"], dtype)
     check_shapes(found, {name: expected[name] for name in found})
+    check_dtypes(found, dtype)
     if (model, mode) == (options.models[-1], options.modes[-1]):
         frames = {"original": video, "reference": expected["decode"], "output": found["decode"]}
         exhibit("frame", {name: frame[0, video.shape[1] // 2] for name, frame in frames.items()})
