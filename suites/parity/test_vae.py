@@ -13,6 +13,10 @@ from twinvae.registry import REFERENCE
 SMALL, LARGE = (9, 17, 26), (9, 96, 160)
 PICTURE_METRICS = ("psnr", "ssim")
 KEY = 7
+# What is computed from outputs carries their errors as well as its own: 1.24e-6 was measured of a reconstruction of a
+# real clip in float32, where its latents and its decoding were each within 8e-7.
+CHAINED = ("sample", "reconstruct")
+CHAINED_MAE = 1e-5
 
 
 @pytest.mark.clip_frames(9)
@@ -47,5 +51,7 @@ def test_the_whole_vae_computes_what_diffusers_computes(
         is_video = operation in ("decode", "reconstruct")
         bars = WHOLE[dtype]
         bars = {metric: bar for metric, bar in bars.items() if is_video or metric not in PICTURE_METRICS}
+        if operation in CHAINED and dtype == "float32":
+            bars["mae"] = bars["mae"]._replace(limit=CHAINED_MAE)
         values = measured(bars, *({operation: side[operation]} for side in (found, expected, in_torch)))
         hold(record, bars, values, "whole VAE", operation=operation, shape="x".join(map(str, video.shape)))
