@@ -1,4 +1,4 @@
-"""Convolutions, channel-last, in the form that is fastest on the platform they are lowered for."""
+"""The convolutions of the layers, channel-last: sums in float32 at least, bias added, rounded once."""
 
 from __future__ import annotations
 
@@ -6,32 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Pads = tuple[tuple[int, int], ...]
-
-_LAYOUTS = {4: ("NHWC", "HWIO", "NHWC"), 5: ("NDHWC", "DHWIO", "NDHWC")}
-
-
-def convolve(
-    x: Float[Array, "n *space c"],
-    kernel: Float[Array, "*window c o"],
-    strides: tuple[int, ...],
-    pads: Pads,
-    dilations: tuple[int, ...] | None = None,
-) -> Array:
-    """XLA's own convolution, in 2-D or 3-D; sums are kept in float32 at least, and float32 is not rounded on the way.
-
-    Accelerators multiply float32 in fewer bits unless told otherwise.
-    """
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=strides,
-        padding=pads,
-        rhs_dilation=dilations,
-        dimension_numbers=_LAYOUTS[x.ndim],
-        precision=None if x.dtype == jnp.bfloat16 else lax.Precision.HIGHEST,
-        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
-    )
+from twinvae.convolution import Pads, convolve2d, convolve3d
 
 
 def conv3d(
@@ -48,25 +23,7 @@ def conv3d(
         pads: before and after, for height and for width.
         dilation: in time.
     """
-
-    def whole(x: Array, kernel: Array) -> Array:
-        return convolve(x, kernel, strides, ((0, 0), *pads), (dilation, 1, 1))
-
-    def temporal_taps(x: Array, kernel: Array) -> Array:
-        batch, frames = x.shape[:2]
-        taps = kernel.shape[0]
-        out_frames = (frames - dilation * (taps - 1) - 1) // strides[0] + 1
-        total = None
-        for tap in range(taps):
-            start = tap * dilation
-            seen = x[:, start : start + (out_frames - 1) * strides[0] + 1 : strides[0]]
-            out = convolve(seen.reshape(-1, *x.shape[2:]), kernel[tap], strides[1:], pads)
-            total = out if total is None else total + out
-        return total.reshape(batch, out_frames, *total.shape[1:])
-
-    # XLA's CPU 3-D convolution reaches half the speed of its 2-D one.
-    total = lax.platform_dependent(x, kernel, cpu=temporal_taps, default=whole)
-    return (total + bias).astype(x.dtype)
+    return (convolve3d(x, kernel, strides, pads, dilation) + bias).astype(x.dtype)
 
 
 def conv2d(
@@ -77,7 +34,7 @@ def conv2d(
     pads: Pads,
 ) -> Float[Array, "b t g v o"]:
     """The same 2-D convolution on every frame."""
-    out = convolve(x.reshape(-1, *x.shape[2:]), kernel, (stride, stride), pads)
+    out = convolve2d(x.reshape(-1, *x.shape[2:]), kernel, (stride, stride), pads)
     return (out + bias).astype(x.dtype).reshape(*x.shape[:2], *out.shape[1:])
 
 
@@ -91,7 +48,7 @@ def upsampled_conv2d(
     """
     frames = x.reshape(-1, *x.shape[2:])
     phases = [
-        [convolve(frames, _fold(_fold(kernel, row, 0), column, 1), (1, 1), (_pad(row), _pad(column)))
+        [convolve2d(frames, _fold(_fold(kernel, row, 0), column, 1), (1, 1), (_pad(row), _pad(column)))
          for column in (0, 1)]
         for row in (0, 1)
     ]  # fmt: skip

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
 from jaxtyping import Array, Float
 
 from impl_torchax.environment import call, environment
-from impl_torchax.modules import fitted, needed_cache, without_weights
+from impl_torchax.lowerings import channels_last, channels_second
+from impl_torchax.modules import as_torch, fitted, needed_cache, without_weights
 from twinvae.blocks import block_names
 from twinvae.config import VAEConfig
 from twinvae.jax_backend import JaxVideoVAE
@@ -22,13 +22,13 @@ from twinvae.tiles import Operation
 
 Params = dict[str, jax.Array]
 Frames = Float[Array, "b t h w c"]
-Cache = dict[str, Any]  # diffusers' conv cache, [b, c, t, h, w], without what it never reads
+Cache = dict[str, Any]  # diffusers' conv cache, channel-last, without what it never reads
 
 
 class TorchAxVAE(JaxVideoVAE):
     """diffusers' own encoder and decoder, called functionally: `params` are diffusers' tensors by name.
 
-    The module is on the meta device and holds no weights.
+    Kernels are kept channel-last. The module is on the meta device and holds no weights.
     """
 
     backend = "torchax"
@@ -42,26 +42,28 @@ class TorchAxVAE(JaxVideoVAE):
         def part(name: str, *args: Any, **kwargs: Any) -> Any:
             prefix = f"{name}."
             own = {key.removeprefix(prefix): tensor for key, tensor in params.items() if key.startswith(prefix)}
-            return call(self.module.get_submodule(name), own, *args, **kwargs)
+            return call(self.module.get_submodule(name), as_torch(own), *args, **kwargs)
 
-        x = jnp.moveaxis(frames, -1, 1)
+        # Between steps the conv cache is channel-last, as frames are inside of a compiled step.
+        x, cache = channels_second(frames), jax.tree.map(channels_second, cache)
         if operation == "encode":
             x, cache = part("encoder", x, conv_cache=cache)
             x = part("quant_conv", x) if self.config.use_quant_conv else x
         else:
             x = part("post_quant_conv", x) if self.config.use_post_quant_conv else x
             x, cache = part("decoder", x, conv_cache=cache)
-        return jnp.moveaxis(x, 1, -1), needed_cache(cache)
+        return channels_last(x), jax.tree.map(channels_last, needed_cache(cache))
 
     def named_activations(
         self, operation: Operation, params: Params, frames: Frames, cache: Cache | None
     ) -> tuple[dict[str, Frames], Cache]:
         with _outputs(self.module, block_names(self.config, operation)) as outputs:
             _, cache = self.step(operation, params, frames, cache)
-        return {name: jnp.moveaxis(output, 1, -1) for name, output in outputs.items()}, cache
+        return {name: channels_last(output) for name, output in outputs.items()}, cache
 
     def named_tensors(self, params: Params) -> dict[str, jax.Array]:
-        return {name: params[name] for name in self.module.state_dict()}
+        named = as_torch(params)
+        return {name: named[name] for name in self.module.state_dict()}
 
 
 def load(config: VAEConfig, tensors: dict[str, np.ndarray], *, dtype: str, jit: bool, checkpoint: str) -> TorchAxVAE:

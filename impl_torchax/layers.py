@@ -14,7 +14,7 @@ from diffusers.models.downsampling import CogVideoXDownsample3D
 from diffusers.models.upsampling import CogVideoXUpsample3D
 
 from impl_torchax.environment import call
-from impl_torchax.modules import fitted, needed_cache, without_weights
+from impl_torchax.modules import as_torch, fitted, needed_cache, without_weights
 from twinvae import arrays
 from twinvae.registry import Layer
 
@@ -53,7 +53,9 @@ def load_layer(
     taken = inspect.signature(module.forward).parameters
 
     def run(params: dict[str, jax.Array], x: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        out = call(module, params, _channels_second(x), **{name: _channels_second(a) for name, a in inputs.items()})
+        out = call(
+            module, as_torch(params), _channels_second(x), **{name: _channels_second(a) for name, a in inputs.items()}
+        )
         out, cache = out if isinstance(out, tuple) else (out, None)
         return _channels_last(out), _channels_last(needed_cache(cache))
 

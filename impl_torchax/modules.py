@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from impl_torchax.lowerings import kernel_first, kernel_last
 from twinvae import arrays
 
 
@@ -19,7 +20,7 @@ def without_weights(cls: type[torch.nn.Module], init: dict[str, Any]) -> torch.n
 
 
 def fitted(module: torch.nn.Module, tensors: dict[str, np.ndarray], dtype: str) -> dict[str, jax.Array]:
-    """The module's tensors as JAX arrays of `dtype`, in torch's layouts.
+    """The module's tensors as JAX arrays of `dtype`, kernels in the order that convolutions take them in.
 
     Raises:
         ValueError: a tensor is missing, extra, misshapen or not of floats.
@@ -40,7 +41,13 @@ def fitted(module: torch.nn.Module, tensors: dict[str, np.ndarray], dtype: str) 
         )
     target = arrays.checked_dtype(dtype)
     with arrays.dtype_scope(target):
-        return {name: jnp.asarray(tensors[name].astype(target)) for name in expected}
+        tensors_in = {name: jnp.asarray(tensors[name].astype(target)) for name in expected}
+        return {name: kernel_last(array) if array.ndim >= 4 else array for name, array in tensors_in.items()}
+
+
+def as_torch(params: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Parameters, or their gradients, in torch's layouts."""
+    return {name: kernel_first(array) if array.ndim >= 4 else array for name, array in params.items()}
 
 
 def needed_cache(cache: Any) -> Any:

@@ -46,6 +46,7 @@ ENCODER, DECODER = "CogVideoXEncoder3D", "CogVideoXDecoder3D"
 BATCH = 2
 # Height, width and channels differ, and none divides another: a transposition or a wrong axis changes shapes or values.
 CONV = {"in_channels": 5, "out_channels": 7, "kernel_size": 3}
+WIDE = CONV | {"in_channels": 130}  # enough for a backend to choose the form that is made for the full architecture
 NORM = {"num_groups": 4, "num_channels": 8, "eps": 1e-6}
 SPATIAL = {"f_channels": 8, "zq_channels": 3, "groups": 4}
 SAMPLER = {"in_channels": 5, "out_channels": 7}
@@ -71,6 +72,7 @@ DECODING_TWO_BLOCKS = TWO_BLOCKS | {"up_block_types": (UP_BLOCK,) * 2}
 LAYERS: dict[str, Case] = {
     "causal conv": Case(CAUSAL, CONV, (3, 5, 6)),
     "causal conv, one frame": Case(CAUSAL, CONV, (1, 5, 6)),
+    "causal conv, wide, odd": Case(CAUSAL, WIDE, (5, 4, 3)),
     "group norm": Case("GroupNorm", NORM, (3, 5, 6)),
     "group norm, far from zero": Case("GroupNorm", NORM, (3, 5, 6), centre=30, float32_limit=1e-5),
     "spatial norm, odd": Case(SPATIAL_NORM, SPATIAL, (5, 6, 8), zq=(3, 3, 4)),
@@ -90,6 +92,9 @@ VARIANTS: dict[str, Case] = {
     "causal conv, kernel 4x1x5": Case(CAUSAL, CONV | {"kernel_size": (4, 1, 5)}, (2, 5, 6)),
     "causal conv, stride 2": Case(CAUSAL, CONV | {"stride": 2}, (3, 5, 6)),
     "causal conv, dilation 2": Case(CAUSAL, CONV | {"dilation": 2}, (3, 5, 6)),
+    "causal conv, wide, even": Case(CAUSAL, WIDE, (2, 4, 3)),
+    "causal conv, wide, stride 2": Case(CAUSAL, WIDE | {"stride": 2}, (5, 4, 3)),
+    "causal conv, wide, dilation 2": Case(CAUSAL, WIDE | {"dilation": 2}, (5, 4, 3)),
     "causal conv, replicate": Case(CAUSAL, CONV | {"pad_mode": "replicate"}, (3, 5, 6)),
     "causal conv, replicate, one frame": Case(CAUSAL, CONV | {"pad_mode": "replicate"}, (1, 5, 6)),
     "conv 1x1x1": Case("CogVideoXSafeConv3d", CONV | {"kernel_size": 1}, (3, 5, 6)),
