@@ -12,6 +12,7 @@ import numpy as np
 
 from twinvae import arrays, tiling
 from twinvae.blocks import block_names
+from twinvae.compiling import compiler_options
 from twinvae.config import VAEConfig
 from twinvae.frames import frame_batches
 from twinvae.interface import Cache, Operation, VideoVAE
@@ -32,7 +33,9 @@ class JaxVideoVAE(VideoVAE):
         self.params = params
         self.jit = jit
         steps = {operation: partial(self.step, operation) for operation in ("encode", "decode")}
-        self._steps = {name: jax.jit(step) for name, step in steps.items()} if jit else steps
+        options = compiler_options()
+        self._steps = {name: jax.jit(step, compiler_options=options) for name, step in steps.items()} if jit else steps
+        self._inner_steps = {name: jax.jit(step) for name, step in steps.items()} if jit else steps
         self._blending = jax.jit(tiling.blend, static_argnames=("extent", "axis")) if jit else tiling.blend
 
     @abstractmethod
@@ -88,8 +91,10 @@ class JaxVideoVAE(VideoVAE):
         return arrays.dtype_scope(arrays.DTYPES[self.dtype])
 
     def _step(self, operation: Operation, frames: jax.Array, cache: Cache | None) -> Any:
+        # Inside of somebody's program, how that is compiled is theirs to say.
+        steps = self._inner_steps if isinstance(frames, jax.core.Tracer) else self._steps
         with self._scope():
-            return self._steps[operation](self.params, jnp.asarray(frames), cache)
+            return steps[operation](self.params, jnp.asarray(frames), cache)
 
     def _concatenate(self, parts: list[jax.Array], axis: int) -> jax.Array:
         with self._scope():
