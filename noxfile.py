@@ -55,6 +55,12 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def gate(session: nox.Session) -> None:
+    """Try the speed suite's gate: planted slowdowns must be found, unchanged code never be called slower."""
+    python(session, "-m", "suites.speed.gate", *session.posargs)
+
+
+@nox.session
 def report(session: nox.Session) -> None:
     """Write the pages again from the records of the last runs."""
     python(session, "-m", "reports", "report", *session.posargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,9 +52,11 @@ def judge_suites(report_dir: Path, baseline_dir: Path, platform: str) -> list[Ju
     return suites
 
 
-def write_report(report_dir: Path, baseline_dir: Path, platform: str) -> Summary:
+def write_report(report_dir: Path, baseline_dir: Path, platform: str, chosen: Collection[str] | None = None) -> Summary:
     """Write a page for every suite that has a run, with its figures, and the platform's index.
 
+    Args:
+        chosen: suites to write pages of, and to say whether they got worse; default: all. The index holds all.
     Raises:
         FileNotFoundError: no suite was run.
         ValueError: a run file or a baseline is not valid; nothing is written then.
@@ -61,7 +64,8 @@ def write_report(report_dir: Path, baseline_dir: Path, platform: str) -> Summary
     """
     suites = judge_suites(report_dir, baseline_dir, platform)
     folder = Path(report_dir) / platform
-    for judged in suites:
+    ours = [judged for judged in suites if chosen is None or judged.suite in chosen]
+    for judged in ours:
         pictures = draw(judged.data, judged.verdicts)
         for picture in pictures:
             write_whole(folder / "figures" / picture.file, picture.content)
@@ -73,8 +77,8 @@ def write_report(report_dir: Path, baseline_dir: Path, platform: str) -> Summary
     names = {judged.suite for judged in suites}
     published = sorted({page.stem for page in folder.glob("*.md")} - names - {"index"})
     write_whole(folder / "index.md", index_page(platform, suites, published))
-    lines = tuple(f"{judged.suite}: {headline(judged)}" for judged in suites)
-    return Summary(any(judged.failed for judged in suites), _table(suites), lines, folder / "index.md")
+    lines = tuple(f"{judged.suite}: {headline(judged)}" for judged in ours)
+    return Summary(any(judged.failed for judged in ours), _table(ours), lines, folder / "index.md")
 
 
 def _table(suites: list[Judged]) -> Table:

@@ -14,7 +14,7 @@ from reports.files import write_whole
 from suites.harness.records import Key, Record, Run, RunData, Value, describe
 
 # What a run says of itself beyond where its numbers come from.
-_NOT_KEPT = {"type", "command", "options", "selection", "nan_input"}
+_NOT_KEPT = {"type", "command", "options", "selection", "nan_input", "storage"}
 
 
 class Entry(BaseModel):
@@ -119,14 +119,16 @@ def stored(record: Record) -> float | None:
 def updated(old: Baseline | None, data: RunData) -> Baseline:
     """The baseline with the values of a run in it.
 
-    A complete run replaces all that it selected; of any other run, only what it measured is replaced.
+    A complete run replaces all that it selected; of any other run, only what it measured is replaced. A value that
+    is not sure, because the machine was busy, replaces nothing.
     """
     selection = data.run.selection
-    measured = {record.key: stored(record) for record in data.records}
+    measured = {record.key: stored(record) for record in data.records if record.sure}
+    unsure = {record.key for record in data.records if not record.sure}
     kept: dict[Key, Entry] = {}
     for key, entry in (old.by_key if old else {}).items():
         replaced = data.complete and selection.holds(key.backend, key.mode, key.dtype, key.preset)
-        if key not in measured and not replaced:
+        if key not in measured and (key in unsure or not replaced):
             kept[key] = entry
     sources = sorted({entry.run for entry in kept.values()})
     entries = {key: entry.model_copy(update={"run": sources.index(entry.run)}) for key, entry in kept.items()}

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateNotFound
 
 from reports.baselines import Baseline, changed_inputs
 from reports.figures import Picture
+from reports.speed import history_notes, history_table, speed_table
 from reports.verdicts import DTYPES, Departure, Verdict, counts, first_departures, incomparable, number, place
 from suites.harness.metrics import grade
 from suites.harness.records import Key, RunData
@@ -147,6 +148,12 @@ def notes(judged: Judged) -> list[str]:
         found.insert(0, f"**Interrupted**: here is what was measured by then, {many(len(data.records), 'value')}.")
     elif not data.complete:
         found.append("Only a part of the suite was run: what is not here was not asked for.")
+    disturbed = sum(not record.sure for record in data.records)
+    if disturbed:
+        found.append(
+            f"**Other work had the cores**: {many(disturbed, 'value')} could not be measured well enough to be judged. "
+            "Close it and run again."
+        )
     if run.nan_input:
         found.append("**The clip holds NaN**: where both sides are NaN they count as equal.")
     if baseline is None:
@@ -336,7 +343,9 @@ def _measured(verdict: Verdict, with_unit: bool = True) -> str:
     if record is None:
         return "missing"
     text = number(record.value)
-    if record.interval and record.kind != "exact":
+    if not record.sure:
+        text += " (disturbed)"
+    elif record.interval and record.kind != "exact":
         text += f" ({number(record.interval[0])} to {number(record.interval[1])})"
     return f"{text} {record.unit}".rstrip() if with_unit else text
 
@@ -371,6 +380,7 @@ _TEMPLATES.globals.update({
     function.__name__: function
     for function in (
         count_table, counts, culprits, failing_table, failure_table, grade_counts, grade_table, headline, notes,
-        provenance_table, rerun_commands, status_table, value_tables, worst_table,
+        history_notes, history_table, provenance_table, rerun_commands, speed_table, status_table, table, value_tables,
+        worst_table,
     )
 })  # fmt: skip

@@ -14,6 +14,7 @@ from suites.harness.records import Key, Record, Run, RunData
 Status = Literal["regressed", "missing", "inconclusive", "new", "improved", "pass"]
 STATUSES: tuple[Status, ...] = ("regressed", "missing", "inconclusive", "new", "improved", "pass")
 FAILING = ("regressed", "missing")
+COMPILER, REFERENCE_PACKAGES = ("jax", "jaxlib"), ("torch", "diffusers")
 DTYPES = ("float64", "float32", "bfloat16")  # in the order in which they show a departure best
 
 
@@ -59,18 +60,24 @@ class Verdict:
         return stored(self.record) / self.before
 
 
-def judge(record: Record, entry: Entry | None = None, incomparable: str = "") -> Verdict:
+def judge(record: Record, entry: Entry | None = None, incomparable: str = "", doubt: str = "") -> Verdict:
     """Hold a record against its limit and its baseline entry.
 
     Args:
         incomparable: why the entry cannot be compared with (another clip, another machine); the limit still can.
+        doubt: why a value that is past the entry need not have got worse, which makes it inconclusive.
     """
     before = entry.value if entry and not incomparable else None
     comparable = entry is not None and not incomparable
     unknown: tuple[Status, str] = ("pass", incomparable) if entry else ("new", "no baseline")
+    if not record.sure:
+        unknown = unknown[0], record.note
 
     def verdict(status: Status, reason: str = "", used: float | None = None) -> Verdict:
         return Verdict(status, record.key, reason, record, before, used)
+
+    if math.isinf(record.tolerance) and record.limit is None:
+        return verdict("pass" if entry else "new", record.note or "shown, and held against no baseline")
 
     if record.better == "equal":
         if record.limit is not None and record.value != record.limit:
@@ -97,11 +104,13 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "") ->
         return verdict("improved", "the baseline has no finite value")
 
     baseline_used = None
-    if comparable:
+    if comparable and not math.isinf(record.tolerance):
         if record.kind == "exact":
             interval = (stored(record),) * 2
         factor = record.tolerance if record.tolerance >= 1 else 1 + record.tolerance
         baseline_used = _used(interval, _bar(before, factor, record), record)
+        if baseline_used.best > 1 and doubt:
+            return verdict("inconclusive", f"past the baseline, but {doubt}", baseline_used.best)
         if baseline_used.best > 1:
             return verdict(
                 "regressed", f"the baseline allows {number(_bar(before, factor, record))}", baseline_used.best
@@ -110,10 +119,11 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "") ->
     used = max((bar.likely for bar in bars), default=None)
     if any(bar.worst > 1 for bar in bars):
         low, high = interval
-        return verdict("inconclusive", f"too noisy: {number(low)} to {number(high)} over {record.runs} runs", used)
+        noise = f"too noisy: {number(low)} to {number(high)} over {record.runs} runs"
+        return verdict("inconclusive", noise if record.sure else record.note, used if record.sure else None)
     if not comparable:
-        return verdict(*unknown, used)
-    if _clearly_better(interval, before, factor, record):
+        return verdict(*unknown, used if record.sure else None)
+    if baseline_used and not doubt and _clearly_better(interval, before, factor, record):
         return verdict("improved", "", used)
     return verdict("pass", "", used)
 
@@ -171,7 +181,8 @@ def judge_run(data: RunData, baseline: Baseline | None) -> list[Verdict]:
     for record in data.records:
         entry = entries.get(record.key)
         source = baseline.runs[entry.run] if entry else data.run
-        verdicts.append(judge(record, entry, incomparable(data.run, source, record.kind)))
+        apart = incomparable(data.run, source, record.kind, record.of_compiler)
+        verdicts.append(judge(record, entry, apart, doubt(data.run, source, record.kind)))
     if data.complete:
         measured = {record.key for record in data.records}
         verdicts += [
@@ -184,13 +195,33 @@ def judge_run(data: RunData, baseline: Baseline | None) -> list[Verdict]:
     return verdicts
 
 
-def incomparable(run: Run, source: Run, kind: str = "exact") -> str:
+def incomparable(run: Run, source: Run, kind: str = "exact", of_compiler: bool = False) -> str:
     """Why values of two runs cannot be compared, or nothing."""
     for name in ("weights", "clip", "seed"):
         now, before = getattr(run, name), getattr(source, name)
         if now != before:
             return f"the baseline is of {name} {before}"
+    if of_compiler:
+        for name in COMPILER:
+            now, before = (one.versions.get(name, "none") for one in (run, source))
+            if now != before:
+                return f"the baseline is of {name} {before}, which compiles to another program"
+        if (run.device, run.cores) != (source.device, source.cores):
+            return f"the baseline is of {source.device}, {source.cores} cores, for which another program is compiled"
     return "the baseline is of another machine" if kind == "absolute" and run.machine != source.machine else ""
+
+
+def doubt(run: Run, source: Run, kind: str) -> str:
+    """Why a ratio of two times may have changed without the code: both sides need not follow a machine alike."""
+    if kind != "ratio":
+        return ""
+    for name in REFERENCE_PACKAGES:
+        now, before = (one.versions.get(name, "none") for one in (run, source))
+        if now != before:
+            return f"the baseline is of {name} {before}, and what it is a ratio to may have changed"
+    if run.machine != source.machine:
+        return "the baseline is of another machine; `nox -s baseline` makes one of this"
+    return ""
 
 
 class Departure(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -165,3 +166,14 @@ def test_a_sliver_is_refused_and_the_tile_size_that_is_offered_works():
                     offered = int(str(error).rsplit(maxsplit=1)[-1])
                     TileSettings(offered, 1024, overlap, 0.0).grid("encode", size, 1024, COMPRESSION)
     assert refused > 100
+
+
+@pytest.mark.parametrize(("on_terminal", "cells", "shown"), [(True, 9, True), (True, 2, False), (False, 9, False)])
+def test_long_grids_show_how_far_they_are_on_a_terminal_alone(on_terminal, cells, shown, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: on_terminal)
+    grid = TileSettings(8, 16, 0, 0).grid("decode", cells, cells, COMPRESSION)
+    clip = np.zeros((1, 1, cells, cells, 1))
+    run_tiles(clip, grid, lambda tile: tile, lambda tile, *_: tile, np.concatenate)
+    printed = capsys.readouterr()
+    assert ("100%" in printed.err) == shown
+    assert not printed.out

@@ -1,57 +1,22 @@
-"""Figures of the suites' pages, legible on a light and on a dark page, the same bytes for the same records."""
+"""Figures of the parity page: the error growing from block to block, and frames beside PyTorch's."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from reports.figures.drawing import ALARM, COLOURS, INK, Picture, load_arrays, png, rgb, svg
 from reports.verdicts import DTYPES, Verdict, number
-from suites.harness.records import Exhibit, RunData
+from suites.harness.records import RunData
 
-# Mid-tones stand out from white and from black alike; the page shows through behind them.
-INK = "#858585"
-COLOURS = ("#2f8fd8", "#e07b1f", "#3aa36b", "#b565c9")
-ALARM = "#e5484d"
-STYLE = {
-    "svg.hashsalt": "twinvae",
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "axes.facecolor": "none",
-    "legend.framealpha": 0,
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": INK,
-    "grid.alpha": 0.25,
-    **dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
-    ),
-}
 LINES = {"jit": "-", "eager": ":"}
 MARKERS = {"float64": "o", "float32": "s", "bfloat16": "^"}
 SMALLEST = 1e-17  # an error of 0 has no place on a logarithmic axis: it is drawn here
-
-
-class Picture(NamedTuple):
-    """A figure as a file of the page's folder."""
-
-    file: str
-    content: bytes
-    caption: str
-
-
-def draw(data: RunData, verdicts: Sequence[Verdict]) -> list[Picture]:
-    """Every picture that the suite has records or exhibits for."""
-    with matplotlib.rc_context(STYLE):
-        return [picture for figure in FIGURES.get(data.run.suite, ()) for picture in figure(data, verdicts)]
 
 
 def error_growth(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
@@ -75,7 +40,7 @@ def error_growth(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture
             "block that departs."
         )
         name = f"{data.run.suite}-error-growth{f'-{preset}' if preset else ''}.svg"
-        yield Picture(name, _svg(figure), caption)
+        yield Picture(name, svg(figure), caption)
 
 
 def _growth_panel(ax: Axes, verdicts: Sequence[Verdict], backends: Sequence[str]) -> None:
@@ -151,7 +116,7 @@ def frames(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
     Exhibits named "frame" hold `original`, `reference` and `output`, `[height, width, channel]` in [-1, 1].
     """
     exhibits = [exhibit for exhibit in data.exhibits if exhibit.name == "frame"]
-    shown = [(exhibit, arrays) for exhibit in exhibits if (arrays := _arrays(data, exhibit))]
+    shown = [(exhibit, arrays) for exhibit in exhibits if (arrays := load_arrays(data, exhibit))]
     if not shown:
         return
     height, width = shown[0][1]["original"].shape[:2]
@@ -161,7 +126,7 @@ def frames(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
         error = np.abs(arrays["output"].astype(np.float64) - arrays["reference"]).max(axis=-1)
         largest = float(np.max(error, initial=0, where=np.isfinite(error)))
         factor = max(1.0, _one_digit_below(1 / largest)) if largest else 1.0
-        images = (*(_rgb(arrays[name]) for name in ("original", "reference", "output")), error * factor)
+        images = (*(rgb(arrays[name]) for name in ("original", "reference", "output")), error * factor)
         who = " ".join(part for part in (exhibit.backend, exhibit.mode, exhibit.dtype) if part)
         titles = ("original", "PyTorch", who, f"difference times {factor:.0e}, max {number(largest)}")
         for ax, image, title in zip(row, images, titles, strict=True):
@@ -169,43 +134,10 @@ def frames(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
             ax.set_title(title, fontsize=8)
             ax.set_axis_off()
     caption = "A frame of the clip, PyTorch's output, the backend's, and how far apart the two are (black: equal)."
-    yield Picture(f"{data.run.suite}-frames.png", _png(figure), caption)
+    yield Picture(f"{data.run.suite}-frames.png", png(figure), caption)
 
 
 def _one_digit_below(value: float) -> float:
     """The largest number of one digit that is not above the value."""
     unit = 10.0 ** math.floor(math.log10(value))
     return math.floor(value / unit) * unit
-
-
-def _arrays(data: RunData, exhibit: Exhibit) -> dict[str, np.ndarray] | None:
-    """An exhibit's arrays; None where an interrupted run did not get to write them."""
-    path = data.folder / exhibit.file
-    if not path.exists():
-        return None
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def _rgb(frame: np.ndarray) -> np.ndarray:
-    """Values in [-1, 1] as colours in [0, 1]; NaN is black, a single channel grey."""
-    colours = np.nan_to_num(np.clip((frame.astype(np.float64) + 1) / 2, 0, 1))
-    return colours[..., 0] if colours.shape[-1] == 1 else colours[..., :3]
-
-
-def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-# A suite's page shows what the functions named here draw.
-FIGURES: dict[str, tuple[Callable[[RunData, Sequence[Verdict]], Iterator[Picture]], ...]] = {
-    "parity": (error_growth, frames),
-}

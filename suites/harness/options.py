@@ -97,6 +97,7 @@ MARKERS = (
     "only(mode=, dtype=, once=, small=, large=, asked=): which of the chosen modes and dtypes a test is for; once=True "
     "means the last of the modes and the first of the dtypes; small and large are such bounds for models of that size, "
     "large=False leaves large ones out, asked=True does so unless --preset or --weights names them",
+    "cases(names, select): the values of these arguments are the rows of select(options), a list of dictionaries",
     "clip_frames(n): how many frames a test takes from --clip",
 )
 OPTIONS = pytest.StashKey[Options]()
@@ -257,7 +258,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give the arguments model, backend, mode and dtype of a suite's test the values that the options select."""
     if ROOT / "suites" not in metafunc.definition.path.parents:
         return
-    own = {name for mark in metafunc.definition.iter_markers("parametrize") for name in _argument_names(mark.args[0])}
+    marks = [*metafunc.definition.iter_markers("parametrize"), *metafunc.definition.iter_markers("cases")]
+    own = {name for mark in marks for name in _argument_names(mark.args[0])}
+    for mark in metafunc.definition.iter_markers("cases"):
+        names, select = _argument_names(mark.args[0]), mark.args[1]
+        rows = [tuple(row[name] for name in names) for row in select(metafunc.config.stash[OPTIONS])]
+        metafunc.parametrize(names, rows, ids=["-".join(dict.fromkeys(map(_label, row))) for row in rows])
     axes = [name for name in AXES if name in metafunc.fixturenames and name not in own]
     if axes:
         only = {k: v for mark in metafunc.definition.iter_markers("only") for k, v in mark.kwargs.items()}
@@ -291,4 +297,4 @@ def _argument_names(names: str | list[str] | tuple[str, ...]) -> list[str]:
 
 
 def _label(value: Any) -> str:
-    return value.label if isinstance(value, Model) else value
+    return value.label if isinstance(value, Model) else str(value)

@@ -72,11 +72,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def run_file(item: pytest.Item) -> RunFile | None:
     """The run file of an item's suite, begun with the suite's first test; None for unit tests.
 
+    A test that is marked to be skipped, as pytest-benchmark does with other suites' under --benchmark-only, begins
+    none: what that suite measured when it was run stays.
+
     Raises:
         pytest.UsageError: the report folder cannot be written.
     """
     suite, files = suite_of(item.path), item.config.stash[FILES]
-    if suite is None:
+    if suite is None or (suite not in files and item.get_closest_marker("skip")):
         return None
     if suite not in files:
         options = item.config.stash[OPTIONS]
@@ -102,8 +105,15 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
         clip=options.clip_label,
         selection=Selection(backends=options.backends, modes=options.modes, dtypes=options.dtypes, presets=presets),
         options=options.given,
+        storage=_saved_runs(session.config),
         nan_input=options.clip is not None and bool(np.isnan(read_clip(options.clip, frames, 64, 64)).any()),
     )
+
+
+def _saved_runs(config: pytest.Config) -> str:
+    """The folder in which pytest-benchmark saves runs; none where it saves them in a database."""
+    place = config.option.benchmark_storage.removeprefix("file://")
+    return "" if "://" in place else str(config.invocation_params.dir / place)
 
 
 # While they run
@@ -159,7 +169,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         file.end(is_complete(session, suite, int(exitstatus)), int(exitstatus))
     if files:
         options = session.config.stash[OPTIONS]
-        summary = reports.write_report(options.report_dir, options.baseline_dir, options.platform)
+        summary = reports.write_report(options.report_dir, options.baseline_dir, options.platform, tuple(files))
         session.config.stash[SUMMARY] = summary
         if summary.failed and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -33,6 +33,7 @@ def collect(
     selection: Selection,
     options: Sequence[str] = (),
     nan_input: bool = False,
+    storage: str = "",
 ) -> Run:
     """Describe this run.
 
@@ -62,6 +63,7 @@ def collect(
         options=tuple(options),
         selection=selection,
         nan_input=nan_input,
+        storage=storage,
     )
 
 

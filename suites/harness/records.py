@@ -43,6 +43,7 @@ class Run(_Line):
         weights, clip: labels; values are compared between runs with the same labels and seed only.
         options: the suite options that were given, repeated in every command to run a case again.
         nan_input: whether the clip held NaN.
+        storage: the folder in which pytest-benchmark saves runs.
     """
 
     type: Literal["run"] = "run"
@@ -61,6 +62,7 @@ class Run(_Line):
     options: tuple[str, ...] = ()
     selection: Selection = Selection()
     nan_input: bool = False
+    storage: str = ""
 
 
 class Key(NamedTuple):
@@ -91,8 +93,10 @@ class Record(_Line):
             run, "absolute" is a time or a throughput.
         limit: the bar; a value past it is regressed whatever the baseline says.
         tolerance: how far a value may move from its baseline: a factor from 1 up (2: errors may double), a relative
-            change below 1 (0.1: ten per cent).
+            change below 1 (0.1: ten per cent); infinite: the value is shown, and held against no baseline.
         floor: values at least this good are all equal (rounding); 0 for none.
+        of_compiler: whether an exact value is comparable only under the same JAX, jaxlib and processor, as what an
+            optimiser made of a program is.
         interval: bounds of a bootstrap confidence interval.
         test: pytest's id of the test that measured it.
         layer, order: of a value inside a model, the block's name and its place in the order of computation.
@@ -115,12 +119,18 @@ class Record(_Line):
     limit: Value | None = None
     tolerance: float = Field(0.0, ge=0)
     floor: float = 0.0
+    of_compiler: bool = False
     interval: tuple[Value, Value] | None = None
     runs: int = Field(1, ge=1)
     test: str = ""
     layer: str | None = None
     order: int | None = None
     note: str = ""
+
+    @property
+    def sure(self) -> bool:
+        """Whether the value can be relied on: its interval, where it has one, ends somewhere."""
+        return self.interval is None or self.interval[1] < float("inf")
 
     @property
     def key(self) -> Key:

@@ -1,0 +1,80 @@
+"""Runs of half a VAE: whole or as a stream, with a frame batch size, and the programs that are compiled for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from twinvae import ConvCache, FrameStream, VideoVAE
+from twinvae.frames import decoded_frames, encoded_frames, frame_batches
+from twinvae.jax_backend import JaxVideoVAE
+
+Operation = Literal["encode", "decode"]
+Clip = Float[np.ndarray, "b t h w c"]
+
+BATCH_SIZE = {"encode": "num_sample_frames_batch_size", "decode": "num_latent_frames_batch_size"}
+FRAMES_OUT = {"encode": encoded_frames, "decode": decoded_frames}
+COMPILED = "/jax/core/compile/backend_compile_duration"
+NETWORK = f"jit({JaxVideoVAE.step.__name__})"
+
+
+@contextmanager
+def batched(vae: VideoVAE, operation: Operation, size: int) -> Iterator[None]:
+    """A frame batch size, for as long as the block runs."""
+    before = getattr(vae, BATCH_SIZE[operation])
+    setattr(vae, BATCH_SIZE[operation], size)
+    try:
+        yield
+    finally:
+        setattr(vae, BATCH_SIZE[operation], before)
+
+
+def whole(vae: VideoVAE, operation: Operation, clip: Clip, size: int) -> Clip:
+    """The moments of a video, or the video of latents, in one call."""
+    with batched(vae, operation, size):
+        return np.asarray(vae.encode(clip).moments if operation == "encode" else vae.decode(clip))
+
+
+def stream(vae: VideoVAE, operation: Operation, clip: Clip, cache: ConvCache | None = None) -> FrameStream:
+    return getattr(vae, f"{operation}_stream")(clip, cache)
+
+
+def label(operation: Operation, count: int, size: int) -> str:
+    """How a case is called in records."""
+    noun = "frame" if operation == "encode" else "latent"
+    return f"{count} {noun}{'s' if count > 1 else ''}, {size} at a time"
+
+
+def output_batches(vae: VideoVAE, operation: Operation, frames: int, size: int) -> list[int]:
+    """How many frames come out of each frame batch."""
+    levels = vae.config.temporal_levels
+    return [FRAMES_OUT[operation](part.stop - part.start, levels) for part in frame_batches(frames, size)]
+
+
+@contextmanager
+def compiled_networks() -> Iterator[list[Any]]:
+    """A list that grows with every encoder or decoder that XLA compiles while the block runs."""
+    compiled: list[Any] = []
+
+    def note(event: str, seconds: float, fun_name: str = "", **_: Any) -> None:
+        if event == COMPILED and fun_name == NETWORK:
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        yield compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+
+
+def differing(found: Any, expected: Any) -> int:
+    """How many values differ in any bit."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    bits = f"u{found.itemsize}"
+    return int(np.count_nonzero(found.view(bits) != expected.view(bits)))

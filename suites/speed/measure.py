@@ -1,0 +1,274 @@
+"""A group measured: first calls taken apart, then all contenders in turn; and the values that come of it."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from suites.harness.timing import (
+    ENOUGH,
+    FASTEST,
+    QUIET,
+    Estimate,
+    Run,
+    Timings,
+    foreign_load,
+    median,
+    ratio,
+    time_in_turn,
+)
+from suites.harness.xla_cost import compiled, seconds_by_stage, stages
+from suites.speed.cases import COMPILED, PYTORCH, VS_COMPILED, VS_JIT, VS_REFERENCE, Contender, Group
+from suites.speed.contenders import evidence, input_of, load, out_of_memory, ready
+from suites.speed.peak import nominal_flops, peak
+from twinvae import VideoVAE
+from twinvae.registry import REFERENCE
+
+# How far a value may move before it has got worse: an absolute time by much, because a virtual machine's neighbours
+# come and go.
+RATIO_TOLERANCE, ABSOLUTE_TOLERANCE = 0.05, 0.5
+SHOWN_ONLY = math.inf  # as a tolerance: held against no baseline, because another value of the same run is
+PATIENCE = 20.0  # seconds for which quiet rounds are waited for
+LONG_CALL = 2.0  # seconds from which a call needs no second one to warm up
+GATED = "fastest calls over PyTorch's"
+FAILED = "failed: see the failed tests"
+
+
+class FirstCall(NamedTuple):
+    """The first call of a contender: seconds of all of it and of its stages, and how many programs were compiled.
+
+    Attributes:
+        stages: tracing, lowering, compiling and running; for what is no JAX program, running alone.
+        foreign: the share of the cores that other processes took meanwhile.
+    """
+
+    seconds: float
+    stages: dict[str, float]
+    programs: int
+    foreign: float
+
+
+@dataclass
+class Measured:
+    """What is known of a group.
+
+    Attributes:
+        again: programs compiled in calls after the first, and that should be none.
+        programs: of jitted contenders, the exact costs of each program; dispatches: how many programs a call runs.
+        failures: what contenders raised, running out of memory included.
+    """
+
+    group: Group
+    timings: Timings = field(default_factory=lambda: Timings({}, {}))
+    first: dict[Contender, FirstCall] = field(default_factory=dict)
+    again: dict[Contender, int] = field(default_factory=dict)
+    programs: dict[Contender, dict[str, dict[str, float]]] = field(default_factory=dict)
+    dispatches: dict[Contender, int] = field(default_factory=dict)
+    failures: dict[Contender, Exception] = field(default_factory=dict)
+
+    def note(self, contender: Contender) -> str:
+        """Why there is no value of a contender."""
+        error = self.failures.get(contender)
+        if error is None:
+            return ""
+        return "out of memory" if out_of_memory(error) else FAILED
+
+
+def measure(
+    group: Group,
+    contenders: Sequence[Contender],
+    seed: int = 0,
+    vae_of: Callable[[Contender, Group], VideoVAE] = load,
+) -> Measured:
+    """Measure contenders in turn; one that fails is left out, and the others go on."""
+    measured = Measured(group)
+    clip = input_of(group, seed)
+    runs: dict[Contender, Run] = {}
+    for contender in contenders:
+        try:
+            vae = vae_of(contender, group)
+            run = ready(vae, contender, group, clip)
+            measured.first[contender] = _first_call(run)
+            if contender.mode == "jit" and contender.backend != REFERENCE:
+                counted = evidence(vae, group, clip)
+                measured.dispatches[contender], measured.programs[contender] = counted
+            runs[contender] = _noting_compilations(run, measured.again, contender)
+            if measured.first[contender].stages["running"] < LONG_CALL:
+                runs[contender]()
+        except Exception as error:  # whatever a backend raises is its row's, and its test's
+            measured.failures[contender] = error
+            _free_memory()
+    slow = {str(one): group.eager_rounds for one in runs if one.slow and group.eager_rounds < group.rounds}
+    named = {str(contender): run for contender, run in runs.items()}
+    measured.timings = time_in_turn(named, group.rounds, slow=slow, patience=PATIENCE)
+    failures = measured.timings.failures
+    measured.failures |= {one: failures[str(one)] for one in runs if str(one) in failures}
+    _free_memory()
+    return measured
+
+
+def _noting_compilations(run: Run, counts: dict[Contender, int], contender: Contender) -> Run:
+    """The same call; how many programs are compiled when it is first repeated goes into `counts`."""
+
+    def repeated() -> None:
+        if contender in counts:
+            return run()
+        with stages() as found:
+            run()
+        counts[contender] = compiled(found)
+        return None
+
+    return repeated
+
+
+def _first_call(run: Run) -> FirstCall:
+    with foreign_load() as foreign, stages() as found:
+        start = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - start
+    by_stage = seconds_by_stage(found)
+    running = max(0.0, seconds - sum(by_stage.values()))
+    return FirstCall(seconds, by_stage | {"running": running}, compiled(found), foreign[0])
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# Values, as fields of records
+
+
+def steady_values(measured: Measured, contender: Contender) -> list[dict[str, Any]]:
+    """Times, ratios and rates of a contender's warm call."""
+    group, size = measured.group, measured.group.size
+    if note := measured.note(contender):
+        return [_absolute("time of a call", None, "s", ABSOLUTE_TOLERANCE, note=note)]
+    wanted = min(ENOUGH, group.eager_rounds if contender.slow else group.rounds)
+    seconds = median(measured.timings, str(contender), wanted)
+    ours = contender.backend != REFERENCE
+    values = [_absolute("time of a call", seconds, "s", ABSOLUTE_TOLERANCE if ours else SHOWN_ONLY)]
+    if contender != PYTORCH:
+        limit = group.limit(VS_REFERENCE, contender)
+        shown = {"tolerance": SHOWN_ONLY, "limit": limit}
+        values.append(vs_reference(measured, contender, "time over PyTorch", 0.5, wanted) | shown)
+    if ours:
+        values.append(vs_reference(measured, contender, wanted=wanted))
+    if ours and contender.mode == "jit" and _timed(measured, COMPILED):
+        limit = group.limit(VS_COMPILED, contender)
+        values.append(
+            _ratio(measured, contender, COMPILED, "time over torch.compile", wanted, limit=limit, tolerance=SHOWN_ONLY)
+        )
+    jitted = contender._replace(mode="jit")
+    if contender.slow and _timed(measured, jitted):
+        limit = group.limit(VS_JIT, contender)
+        values.append(
+            _ratio(measured, contender, jitted, "eager over jit", wanted, limit=limit, better="higher",
+                   tolerance=SHOWN_ONLY)
+        )  # fmt: skip
+    flops = nominal_flops(group)
+    rates = {
+        "frames/s": (size.frames, "frames/s"),
+        "megapixels/s": (size.megapixels, "Mpx/s"),
+        "nominal FLOP/s": (flops / 1e9, "GFLOP/s"),
+    }
+    for metric, (amount, unit) in rates.items():
+        values.append(_absolute(metric, _rate(amount, seconds), unit, SHOWN_ONLY, better="higher"))
+    if group.dtype != "float64":
+        share = _rate(100 * flops / max(peak(group.dtype).values()), seconds)
+        values.append(_absolute("share of the peak", share, "%", SHOWN_ONLY, better="higher"))
+    return values
+
+
+def vs_reference(
+    measured: Measured, contender: Contender, metric: str = GATED, share: float = FASTEST, wanted: int = ENOUGH
+) -> dict[str, Any]:
+    """A contender's time over PyTorch's. That of the fastest calls says whether it has become slower."""
+    if PYTORCH in measured.failures:
+        note = f"PyTorch: {measured.note(PYTORCH)}"
+        return {"metric": metric, "value": None, "unit": "x", "kind": "ratio", "note": note}
+    return _ratio(measured, contender, PYTORCH, metric, wanted, share)
+
+
+def first_call_values(measured: Measured, contender: Contender) -> tuple[list[dict[str, Any]], list[float]]:
+    """Where the first call goes, and its seconds. It is taken once: when disturbed, it says nothing sure."""
+    if contender not in measured.first:
+        return [_absolute("first call, whole", None, "s", ABSOLUTE_TOLERANCE, note=measured.note(contender))], []
+    first = measured.first[contender]
+    quiet = first.foreign <= QUIET
+    note = "" if quiet else f"other work took {100 * first.foreign:.0f} % of the cores: close it and run again"
+    values = []
+    for stage, seconds in {"whole": first.seconds, **first.stages}.items():
+        gated = stage in ("whole", "compiling") and contender.backend != REFERENCE
+        bounds = (seconds, seconds) if quiet else (0.0, math.inf)
+        estimate = Estimate(seconds, *bounds, 1, note)
+        tolerance = ABSOLUTE_TOLERANCE if gated else SHOWN_ONLY
+        values.append(_absolute(f"first call, {stage}", estimate, "s", tolerance))
+    return values, [first.seconds]
+
+
+def program_values(measured: Measured, contender: Contender) -> dict[str, list[dict[str, Any]]]:
+    """The exact costs of each program of a jitted call, by the program's name."""
+    shared = {"kind": "exact", "better": "lower", "of_compiler": True}
+    return {
+        name: [shared | {"metric": metric, "value": value} for metric, value in costs.items()]
+        for name, costs in measured.programs.get(contender, {}).items()
+    }
+
+
+def compilation_values(measured: Measured, contender: Contender) -> list[dict[str, Any]]:
+    """How many programs a jitted call runs, and compiles when it is repeated."""
+    counts = {}
+    if contender in measured.dispatches:
+        counts["programs run"] = {"value": measured.dispatches[contender]}
+    if contender in measured.again:
+        counts["programs compiled when called again"] = {
+            "value": measured.again[contender],
+            "limit": 0,
+            "better": "equal",
+        }
+    return [{"kind": "exact", "metric": metric} | fields for metric, fields in counts.items()]
+
+
+def ratio_fields(found: Estimate, tolerance: float) -> dict[str, Any]:
+    """A ratio's fields of a record."""
+    return {"unit": "x", "kind": "ratio", "tolerance": tolerance} | _fields(found)
+
+
+def _timed(measured: Measured, contender: Contender) -> bool:
+    return contender not in measured.failures and str(contender) in measured.timings.seconds
+
+
+def _ratio(
+    measured: Measured,
+    contender: Contender,
+    other: Contender,
+    metric: str,
+    wanted: int,
+    share: float = 0.5,
+    **fields: Any,
+) -> dict[str, Any]:
+    found = ratio(measured.timings, str(contender), str(other), wanted, share)
+    return {"metric": metric} | ratio_fields(found, RATIO_TOLERANCE) | fields
+
+
+def _absolute(metric: str, found: Estimate | None, unit: str, tolerance: float, **fields: Any) -> dict[str, Any]:
+    shared = {"metric": metric, "unit": unit, "kind": "absolute", "tolerance": tolerance, "value": None}
+    return shared | ({} if found is None else _fields(found)) | fields
+
+
+def _fields(found: Estimate) -> dict[str, Any]:
+    return {"value": found.value, "interval": found.interval, "runs": max(1, found.runs), "note": found.note}
+
+
+def _rate(amount: float, seconds: Estimate) -> Estimate:
+    """An amount per second."""
+    low, high = (amount / bound if bound else math.inf for bound in (seconds.high, seconds.low))
+    return Estimate(amount / seconds.value, low, high, seconds.runs, seconds.note)

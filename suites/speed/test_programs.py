@@ -1,0 +1,55 @@
+"""Exact costs, which no load on the machine changes: what the programs of a call hold, and how many there are."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import twinvae
+from suites.harness.effort import little_effort
+from suites.harness.xla_cost import compiled, stages
+from suites.speed.cases import compiled as compiled_cases
+from suites.speed.clock import replay, replay_clock
+from suites.speed.measure import compilation_values, program_values
+from twinvae.jax_backend import JaxVideoVAE
+from twinvae.tiles import TileSettings
+
+# Latents: a clip of one frame batch, one of three, and the same of frames four times as large, in tiles.
+LENGTHS, CELLS = (2, 5), (2, 3)
+NETWORK = f"jit({JaxVideoVAE.step.__name__})"
+
+pytestmark = pytest.mark.benchmark(timer=replay_clock)
+
+
+@pytest.mark.cases("group, model, dtype, backend, mode", compiled_cases)
+def test_a_call_costs_what_it_did(measured, contender, keep):
+    for case, values in program_values(measured, contender).items():
+        keep(case, values, [])
+    if contender in measured.first:
+        keep("compilations", compilation_values(measured, contender), [measured.first[contender].stages["compiling"]])
+
+
+@pytest.mark.only(mode=("jit",), dtype=("float32",), large=False)
+def test_a_program_is_compiled_once(model, backend, mode, dtype, record, benchmark):
+    """Clips of several lengths, tiled and not, and all of them again."""
+    with little_effort(), stages() as found:
+        vae = twinvae.load(backend, **model.source, dtype=dtype)
+        vae.tiles = TileSettings(*(model.config.spatial_compression * cells for cells in CELLS), 0, 0)
+        decode_clips(vae)
+        once = list(found)
+        decode_clips(vae)
+    common = {"case": "clips of several lengths, and in tiles", "operation": "decode"}
+    record(metric="programs compiled", value=compiled(once, NETWORK) or compiled(once), **common)
+    again = compiled(found[len(once) :])
+    record(metric="programs compiled when called again", value=again, limit=0, better="equal", **common)
+    replay(benchmark, [one.ended - one.began for one in once], common["case"])
+
+
+def decode_clips(vae: twinvae.VideoVAE) -> None:
+    height, width = CELLS
+    for frames, scale in (*((frames, 1) for frames in LENGTHS), (LENGTHS[-1], 2)):
+        vae.use_tiling = scale > 1
+        latents = np.zeros((1, frames, scale * height, scale * width, vae.config.latent_channels), np.float32)
+        jax.block_until_ready(vae.decode(jnp.asarray(latents)))

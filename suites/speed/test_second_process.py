@@ -1,0 +1,54 @@
+"""A second process starts faster: JAX's persistent compilation cache holds what the first has compiled."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from suites.harness.options import ROOT
+from suites.harness.timing import Timings, foreign_load, ratio
+from suites.speed.clock import replay, replay_clock
+from suites.speed.measure import ratio_fields
+
+PAIRS = 2  # of a process with an empty cache and one with what it left
+LIMIT = 0.5
+TOLERANCE = 0.5
+EVERY_PROGRAM = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+
+@pytest.mark.benchmark(timer=replay_clock)
+@pytest.mark.only(mode=("jit",), dtype=("float32",), large=False)
+def test_a_second_process_decodes_sooner(model, backend, mode, dtype, record, benchmark, tmp_path):
+    if "preset" not in model.source:
+        pytest.skip("a preset's programs are as good as a checkpoint's")
+    timings = Timings({"cold": [], "warm": []}, {"cold": [], "warm": []})
+    for pair in range(PAIRS):
+        for name in timings.seconds:
+            with foreign_load() as load:
+                seconds = _first_decode(backend, model.label, dtype, tmp_path / str(pair))
+            timings.seconds[name].append(seconds)
+            timings.foreign[name].append(load[0])
+    found = ratio(timings, "warm", "cold", PAIRS)
+    record(case="second process", operation="decode", metric="first decode over that of a first process", limit=LIMIT,
+           **ratio_fields(found, TOLERANCE))  # fmt: skip
+    for name, case in (("cold", "first process"), ("warm", "second process")):
+        record(case=case, operation="decode", metric="first decode", value=np.median(timings.seconds[name]), unit="s",
+               kind="absolute", tolerance=np.inf, runs=PAIRS)  # fmt: skip
+    replay(benchmark, timings.seconds["warm"], "second process", backend=backend, values={"over cold": found.value})
+
+
+def _first_decode(backend: str, preset: str, dtype: str, cache) -> float:
+    environment = os.environ | EVERY_PROGRAM | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-m", "suites.speed.first_decode", backend, preset, dtype]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"a process that decodes with {backend} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])["first decode"]
