@@ -24,6 +24,7 @@ _STAGES = {
     "/jax/core/compile/backend_compile_duration": "compiling",
 }
 COMPILING = "compiling"
+PRODUCTS_IN_FLOAT32 = "products in float32 as written"
 
 
 class Stage(NamedTuple):
@@ -55,7 +56,7 @@ def program_costs(lowered: jax.stages.Lowered) -> dict[str, float]:
         "transposes": counts["transpose"],
         "copies": counts["copy"] + counts["copy-start"],
         "operations as written": sum(Counter(_WRITTEN.findall(written)).values()),
-        "products in float32 as written": _WRITTEN_PRODUCT.findall(written).count("f32"),
+        PRODUCTS_IN_FLOAT32: _WRITTEN_PRODUCT.findall(written).count("f32"),
     }
 
 
