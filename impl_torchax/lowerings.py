@@ -2,7 +2,7 @@
 
 diffusers' frames are [b, c, t, h, w]; XLA's CPU convolutions want them channel-last. So every operator that frames pass
 through is written channel-last between two transpositions: in a compiled program those of one operator and of the next
-cancel, and none is left. Decoding 9 frames of 96x160 with the full architecture takes PLACEHOLDER
+cancel. Of 132 transpositions in the tiny decoder none is left; in the encoder, 10 of temporal pooling.
 
 Times are of 2 CPU cores, float32, with [1, 128, 8, 96, 160] where no shape is given. Errors are the tiny preset's mean
 absolute error in bfloat16 against float32, over that of diffusers in bfloat16 on torch: 1.44 to encode and 1.21 to
