@@ -33,9 +33,6 @@ class Frame(NamedTuple):
 SMALL = Frame((3, 8, 20), (64, 64), (0, 1 / 4), 5, {}, None)
 LARGE = Frame((3, 24, 40), (96, 160), (1 / 6, 1 / 5), 3, {"flax": 1.15}, 0.03)
 ANY_BACKEND = 1.25
-# Of the same code, in two runs on one machine: 2.45 (2.44 to 2.70) and 2.77 (2.52 to 3.81). A program compiled for
-# every tile, or a loop over rows, multiplies it.
-SPREAD = 0.5
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +61,7 @@ def test_tiling_costs_little_more_than_its_overlap(vae, model, backend, dtype, r
     fields = {"case": f"{len(cells)} tiles, {work:.3g} times the pixels", "operation": "decode", "kind": "ratio",
               "shape": "x".join(map(str, latents.shape))}  # fmt: skip
     record(**fields, metric="time over untiled, for each pixel decoded", value=factor.value / work, unit="x",
-           interval=(factor.low / work, factor.high / work), limit=limit, tolerance=SPREAD, runs=factor.runs,
+           interval=(factor.low / work, factor.high / work), limit=limit, tolerance=0.25, runs=factor.runs,
            note=factor.note)  # fmt: skip
     record(**fields, metric="share of time spent blending", value=np.median(shares), limit=spec.share_limit,
            interval=bootstrapped(lambda rounds: np.median(shares[rounds], axis=-1), np.arange(len(shares))),
