@@ -38,6 +38,7 @@ ANY_BACKEND = 1.25
 @pytest.fixture(autouse=True)
 def _effort() -> None:
     """What is timed is compiled as users have it, with all effort (see the suites' fixture of the same name)."""
+    jax.clear_caches()  # tests before this one have compiled tiles of the same shapes with little effort
 
 
 @pytest.mark.only(mode=("jit",), dtype=("float32",), asked=True)
