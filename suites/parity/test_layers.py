@@ -93,6 +93,8 @@ VARIANTS: dict[str, Case] = {
     "causal conv, stride 2": Case(CAUSAL, CONV | {"stride": 2}, (3, 5, 6)),
     "causal conv, dilation 2": Case(CAUSAL, CONV | {"dilation": 2}, (3, 5, 6)),
     "causal conv, wide, even": Case(CAUSAL, WIDE, (2, 4, 3)),
+    "causal conv, wide, 7 frames": Case(CAUSAL, WIDE, (7, 4, 3)),
+    "causal conv, wide, 8 frames": Case(CAUSAL, WIDE, (8, 4, 3)),
     "causal conv, wide, stride 2": Case(CAUSAL, WIDE | {"stride": 2}, (5, 4, 3)),
     "causal conv, wide, dilation 2": Case(CAUSAL, WIDE | {"dilation": 2}, (5, 4, 3)),
     "causal conv, replicate": Case(CAUSAL, CONV | {"pad_mode": "replicate"}, (3, 5, 6)),
