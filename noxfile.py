@@ -61,6 +61,18 @@ def gate(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Try the suites: plant porting faults in copies of the checkout, and see which are caught, and how soon."""
+    python(session, "-m", "suites.faults", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Try the suites on unchanged code, over and over, in random order and under load: false alarms."""
+    python(session, "-m", "suites.faults.soak", *session.posargs)
+
+
+@nox.session
 def report(session: nox.Session) -> None:
     """Write the pages again from the records of the last runs."""
     python(session, "-m", "reports", "report", *session.posargs)

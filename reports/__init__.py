@@ -9,6 +9,7 @@ from typing import NamedTuple
 from rich.table import Table
 
 from reports.baselines import baseline_path, read_baseline
+from reports.faults import PAGE, write_page
 from reports.figures import draw
 from reports.files import write_whole
 from reports.pages import Judged, badness, by_backend_and_dtype, case, headline, index_page, suite_page
@@ -75,8 +76,10 @@ def write_report(report_dir: Path, baseline_dir: Path, platform: str, chosen: Co
                 stale.unlink()
         write_whole(folder / f"{judged.suite}.md", suite_page(judged, pictures))
     names = {judged.suite for judged in suites}
-    published = sorted({page.stem for page in folder.glob("*.md")} - names - {"index"})
-    write_whole(folder / "index.md", index_page(platform, suites, published))
+    on_trial = write_page(report_dir, platform)
+    own = names | {"index"} | ({PAGE} if on_trial else set())
+    published = sorted({page.stem for page in folder.glob("*.md")} - own)
+    write_whole(folder / "index.md", index_page(platform, suites, published, on_trial))
     lines = tuple(f"{judged.suite}: {headline(judged)}" for judged in ours)
     return Summary(any(judged.failed for judged in ours), _table(ours), lines, folder / "index.md")
 

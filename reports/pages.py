@@ -74,14 +74,17 @@ def suite_page(judged: Judged, pictures: Sequence[Picture]) -> str:
     return template.render(judged=judged, run=judged.data.run, pictures=pictures)
 
 
-def index_page(platform: str, suites: Sequence[Judged], published: Sequence[str] = ()) -> str:
+def index_page(platform: str, suites: Sequence[Judged], published: Sequence[str] = (), on_trial: str = "") -> str:
     """The platform's first page.
 
     Args:
         published: suites with a page from before, and no run here.
+        on_trial: what came of putting the suites on trial with planted faults, where that was done.
     """
     worst_first = sorted(suites, key=lambda judged: (not judged.failed, judged.suite))
-    return _TEMPLATES.get_template("index.md.j2").render(platform=platform, suites=worst_first, published=published)
+    return _TEMPLATES.get_template("index.md.j2").render(
+        platform=platform, suites=worst_first, published=published, on_trial=on_trial
+    )
 
 
 def headline(judged: Judged) -> str:

@@ -1,4 +1,4 @@
-"""Runs of half a VAE: whole or as a stream, with a frame batch size, and the programs that are compiled for them."""
+"""Runs of half a VAE: whole or as a stream, with a frame batch size."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
 from twinvae import ConvCache, FrameStream, VideoVAE
 from twinvae.frames import decoded_frames, encoded_frames, frame_batches
-from twinvae.jax_backend import JaxVideoVAE
 
 Operation = Literal["encode", "decode"]
 Clip = Float[np.ndarray, "b t h w c"]
 
 BATCH_SIZE = {"encode": "num_sample_frames_batch_size", "decode": "num_latent_frames_batch_size"}
 FRAMES_OUT = {"encode": encoded_frames, "decode": decoded_frames}
-COMPILED = "/jax/core/compile/backend_compile_duration"
-NETWORK = f"jit({JaxVideoVAE.step.__name__})"
 
 
 @contextmanager
@@ -54,22 +50,6 @@ def output_batches(vae: VideoVAE, operation: Operation, frames: int, size: int) 
     """How many frames come out of each frame batch."""
     levels = vae.config.temporal_levels
     return [FRAMES_OUT[operation](part.stop - part.start, levels) for part in frame_batches(frames, size)]
-
-
-@contextmanager
-def compiled_networks() -> Iterator[list[Any]]:
-    """A list that grows with every encoder or decoder that XLA compiles while the block runs."""
-    compiled: list[Any] = []
-
-    def note(event: str, seconds: float, fun_name: str = "", **_: Any) -> None:
-        if event == COMPILED and fun_name == NETWORK:
-            compiled.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    try:
-        yield compiled
-    finally:
-        jax.monitoring.unregister_event_duration_listener(note)
 
 
 def differing(found: Any, expected: Any) -> int:

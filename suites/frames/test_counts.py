@@ -7,7 +7,8 @@ import pytest
 from diffusers import AutoencoderKLCogVideoX
 
 import twinvae
-from suites.frames.runs import BATCH_SIZE, compiled_networks, label, stream, whole
+from suites.frames.runs import BATCH_SIZE, label, stream, whole
+from suites.harness.xla_cost import NETWORK, compiled, stages
 from twinvae.frames import round_trip
 
 DEFAULT = {"encode": 8, "decode": 2}
@@ -60,13 +61,13 @@ def test_one_program_is_compiled_for_each_frame_batch_length_first_or_later(
 ):
     counts, distinct = COMPILED[operation]
     vae = twinvae.load(backend, **model.source, dtype=dtype)
-    with compiled_networks() as compiled:
+    with stages() as found:
         for count in counts:
             whole(vae, operation, clips[operation][:, :count], DEFAULT[operation])
         list(stream(vae, operation, clips[operation][:, : counts[1]]))
     record(case=f"{len(counts)} clips of {min(counts)} to {max(counts)}", operation=operation, metric="programs",
-           value=len(compiled), limit=distinct, better="equal")  # fmt: skip
-    assert len(compiled) == distinct
+           value=compiled(found, NETWORK), limit=distinct, better="equal")  # fmt: skip
+    assert compiled(found, NETWORK) == distinct
 
 
 def test_the_default_frame_batches_are_those_of_diffusers(vae):

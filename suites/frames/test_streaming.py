@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from suites.frames.runs import batched, compiled_networks, differing, label, output_batches, stream, whole
+from suites.frames.runs import batched, differing, label, output_batches, stream, whole
+from suites.harness.xla_cost import NETWORK, compiled, stages
 from suites.parity.bars import ROUNDING, Bar, hold, measured
 from twinvae import ConvCache
 from twinvae.arrays import DTYPES, dtype_scope
@@ -63,9 +64,9 @@ def test_a_stream_goes_on_from_a_saved_cache_as_if_never_stopped(
         for _ in range(stop):
             next(left)
         assert caches_equal(ended.cache, left.cache), "frames after the stop went into the cache"
-        with compiled_networks() as compiled:
+        with stages() as found_stages:
             rest = list(stream(vae, operation, clip[:, cut:], through_a_file(left.cache, tmp_path / "cache.npz")))
-    assert not compiled, "resuming compiled a program that the whole had compiled already"
+    assert not compiled(found_stages, NETWORK), "resuming compiled a program that the whole had compiled already"
     found = np.concatenate([np.asarray(chunk) for chunk in first + rest], axis=1)
     case = f"{label(operation, count, size)}, resumed after {stop}"
     expect_same(record, operation, case, found, expected)

@@ -51,7 +51,7 @@ def collect(
         suite=suite,
         platform=platform,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=_commit(),
+        commit=commit(),
         versions=_versions(),
         device=device,
         cores=cores,
@@ -99,7 +99,7 @@ def _processor() -> str:
     return host.processor() or host.machine()
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of the checkout, with "+changes" where sources differ; what reports write does not count."""
 
     def git(*arguments: str) -> str:
@@ -107,8 +107,8 @@ def _commit() -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        commit = git("rev-parse", "--short=12", "HEAD")
+        head = git("rev-parse", "--short=12", "HEAD")
         changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)reports/*/*", ":(top,exclude)baselines")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit + ("+changes" if changed else "")
+    return head + ("+changes" if changed else "")

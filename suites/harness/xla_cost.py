@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from twinvae.jax_backend import JaxVideoVAE
+
 # One operation of an HLO text: `%name = type opcode(`, with a type that may be a tuple. Operations inside fusions count
 # as well: a transpose that is fused still moves its bytes.
 _OPERATION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (?:\(.*?\)|\S+) ([\w\-]+)\(", re.MULTILINE)
@@ -24,6 +26,7 @@ _STAGES = {
     "/jax/core/compile/backend_compile_duration": "compiling",
 }
 COMPILING = "compiling"
+NETWORK = f"jit({JaxVideoVAE.step.__name__})"  # the name of the program that is an encoder or a decoder
 PRODUCTS_IN_FLOAT32 = "products in float32 as written"
 
 
@@ -39,25 +42,32 @@ class Stage(NamedTuple):
 def program_costs(lowered: jax.stages.Lowered) -> dict[str, float]:
     """Numbers that tell what a program costs, whatever the machine is doing.
 
-    Of the optimised program: flops, bytes accessed, fusions, convolutions, transposes, copies. Of the program as it
-    was written: its operations (a loop in Python multiplies them), and convolutions and matrix products in float32
-    (which a bfloat16 program should have none of).
+    Of the optimised program: flops, bytes accessed, bytes of what lies between its operations (an activation that is
+    kept alive adds its own), fusions, convolutions, transposes, copies. Of the program as it was written: its
+    operations (a loop in Python multiplies them), and convolutions and matrix products in float32 (which a bfloat16
+    program should have none of).
     """
     compiled = lowered.compile()
     text, written = compiled.as_text(), lowered.as_text()
-    cost = compiled.cost_analysis() or {}
+    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     counts = Counter(_OPERATION.findall(text))
     return {
         "flops": cost.get("flops", 0.0),
         "bytes accessed": cost.get("bytes accessed", 0.0),
+        "temporary bytes": getattr(memory, "temp_size_in_bytes", 0),
         "fusions": counts["fusion"],
         "convolutions": counts["convolution"] + len(_CUSTOM_CONVOLUTION.findall(text)),
         "matrix products": counts["dot"],
         "transposes": counts["transpose"],
         "copies": counts["copy"] + counts["copy-start"],
-        "operations as written": sum(Counter(_WRITTEN.findall(written)).values()),
+        "operations as written": len(_WRITTEN.findall(written)),
         PRODUCTS_IN_FLOAT32: _WRITTEN_PRODUCT.findall(written).count("f32"),
     }
+
+
+def written_operations(lowered: jax.stages.Lowered) -> int:
+    """How many operations a program has as it was written, before anything is compiled."""
+    return len(_WRITTEN.findall(lowered.as_text()))
 
 
 def dispatches(call: Callable[..., Any], *args: Any) -> int:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from suites.harness.xla_cost import compiled, stages
+
 SHORT, LONG = 5, 13  # latent frames: 17 and 49 frames of video
 COLD_RUNS = 2  # of each, in turn; the faster counts, which other load has stretched less
 LIMIT = 1.3
-COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 @pytest.mark.only(mode=("jit",), dtype=("float32",), large=False)
@@ -27,19 +26,17 @@ def test_compiling_does_not_grow_with_frames(vae, model, record):
     for _ in range(COLD_RUNS):
         for frames, given in latents.items():
             jax.clear_caches()
-            with _compilations() as compiled:
+            with stages() as found:
                 cold = _processor_seconds(vae, given)
-            programs[frames] = len(compiled)
+            programs[frames] = compiled(found)
             seconds[frames].append(cold - _processor_seconds(vae, given))
-    with _compilations() as compiled:
+    vae.decode(jnp.asarray(latents[LONG]))
+    with stages() as found:
         vae.decode(jnp.asarray(latents[LONG]))
-        sliced = len(compiled)
-        vae.decode(jnp.asarray(latents[LONG]))
-        again = len(compiled) - sliced
 
     common = {"case": "compile time", "operation": "decode", "better": "equal"}
     record(metric="programs for 49 frames less those for 17", value=programs[LONG] - programs[SHORT], limit=0, **common)
-    record(metric="programs compiled when called again", value=again, limit=0, **common)
+    record(metric="programs compiled when called again", value=compiled(found), limit=0, **common)
     growth = min(seconds[LONG]) / min(seconds[SHORT])
     record(case="compile time", operation="decode", metric="49 frames over 17", value=growth, limit=LIMIT,
            tolerance=LIMIT, floor=LIMIT, unit="x", kind="ratio", runs=COLD_RUNS)  # fmt: skip
@@ -50,18 +47,3 @@ def _processor_seconds(vae, latents) -> float:
     start = time.process_time()
     jax.block_until_ready(vae.decode(latents))
     return time.process_time() - start
-
-
-@contextmanager
-def _compilations() -> Iterator[list[float]]:
-    durations: list[float] = []
-
-    def note(event: str, duration: float, **_: str) -> None:
-        if event == COMPILED:
-            durations.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    try:
-        yield durations
-    finally:
-        jax.monitoring.unregister_event_duration_listener(note)

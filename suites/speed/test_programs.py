@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import twinvae
 from suites.harness.effort import little_effort
-from suites.harness.xla_cost import compiled, stages
+from suites.harness.xla_cost import NETWORK, compiled, dispatches, stages
 from suites.speed.cases import compiled as compiled_cases
 from suites.speed.clock import replay, replay_clock
 from suites.speed.measure import compilation_values, program_values
-from twinvae.jax_backend import JaxVideoVAE
 from twinvae.tiles import TileSettings
 
 # Latents: a clip of one frame batch, one of three, and the same of frames four times as large, in tiles.
 LENGTHS, CELLS = (2, 5), (2, 3)
-NETWORK = f"jit({JaxVideoVAE.step.__name__})"
 
 pytestmark = pytest.mark.benchmark(timer=replay_clock)
 
@@ -40,16 +37,22 @@ def test_a_program_is_compiled_once(model, backend, mode, dtype, record, benchma
         decode_clips(vae)
         once = list(found)
         decode_clips(vae)
+    vae.use_tiling = True
+    in_tiles = dispatches(vae.decode, latents_of(vae, LENGTHS[-1], 2))
     common = {"case": "clips of several lengths, and in tiles", "operation": "decode"}
     record(metric="programs compiled", value=compiled(once, NETWORK) or compiled(once), **common)
+    record(metric="programs run for a clip in tiles", value=in_tiles, **common)
     again = compiled(found[len(once) :])
     record(metric="programs compiled when called again", value=again, limit=0, better="equal", **common)
     replay(benchmark, [one.ended - one.began for one in once], common["case"])
 
 
 def decode_clips(vae: twinvae.VideoVAE) -> None:
-    height, width = CELLS
     for frames, scale in (*((frames, 1) for frames in LENGTHS), (LENGTHS[-1], 2)):
         vae.use_tiling = scale > 1
-        latents = np.zeros((1, frames, scale * height, scale * width, vae.config.latent_channels), np.float32)
-        jax.block_until_ready(vae.decode(jnp.asarray(latents)))
+        jax.block_until_ready(vae.decode(latents_of(vae, frames, scale)))
+
+
+def latents_of(vae: twinvae.VideoVAE, frames: int, scale: int) -> jax.Array:
+    height, width = CELLS
+    return jnp.zeros((1, frames, scale * height, scale * width, vae.config.latent_channels))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import twinvae
-from suites.frames.runs import compiled_networks
+from suites.harness.xla_cost import NETWORK, compiled, stages
 from suites.parity.bars import Bar, hold
 from suites.tiling.grids import tile_shapes
 from twinvae.frames import frame_batches
@@ -28,9 +28,9 @@ def test_one_program_is_compiled_for_a_tile_shape_and_frame_batch_length(
     channels = model.config.in_channels if operation == "encode" else model.config.latent_channels
     counts = []
     for frames, height, width in (FIRST[operation], LARGER[operation]):
-        with compiled_networks() as programs:
+        with stages() as found:
             getattr(vae, operation)(np.zeros((1, frames, height, width, channels), np.float32))
-        counts.append(len(programs))
+        counts.append(compiled(found, NETWORK))
     frames, *size = FIRST[operation]
     shapes = tile_shapes(vae.tiles.grid(operation, *size, model.config.spatial_compression))
     lengths = {batch.stop - batch.start for batch in frame_batches(frames, BATCH)}

@@ -1,0 +1,230 @@
+"""Faults on trial: are the suites' alarms real? Each fault of the catalogue is planted in a copy of the checkout, and
+the quick form of the suites runs on it until the first alarm.
+
+First of all it runs on a copy without a fault, which must raise none. The exit status is 0 where every fault of values
+and 95 % of those of cost were caught, 1 where not, 2 where nothing could be said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+import statistics
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Queue
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from reports.faults import write_page
+from suites.faults.catalogue import Fault, read_catalogue
+from suites.faults.child import import_once, kill_all
+from suites.faults.planting import ROOT, checkout_copy
+from suites.faults.results import TRIALS, Trial, append, read_lines, results_folder
+from suites.faults.trial import LIMIT, PLATFORM, run, run_trial, set_environment
+from suites.harness.provenance import commit
+
+ENOUGH = {"value": 1.0, "cost": 0.95}  # the share of each kind that has to be caught
+COLOURS = {"caught": "green", "missed": "red", "stale": "yellow", "hung": "yellow", "broken": "yellow"}
+CONTROL = 2  # times as long as a trial lasts: what a trial may reach must be clean
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        faults = selected(read_catalogue(), options.only, options.kind)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.list:
+        console.print(_listed(faults))
+        return 0
+    place = results_folder(options.report_dir, PLATFORM) / TRIALS
+    trials: list[Trial] = []
+    if options.resume:
+        last = {trial.fault: trial for trial in read_lines(place, Trial)}
+        trials = [last[fault.name] for fault in faults if fault.name in last]
+        faults = [fault for fault in faults if fault.name not in last]
+    elif not options.only and not options.kind:
+        place.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="twinvae-faults-") as folder:
+        set_environment(Path(folder) / "programs")
+        import_once()
+        copies = [checkout_copy(Path(folder) / f"copy-{number}") for number in range(options.jobs)]
+        try:
+            control = faults and not options.no_control
+            if control and (found := _control(copies[0], options.limit, console)):
+                print(found, file=sys.stderr)
+                return 2
+            for trial in _trials(faults, copies, options.limit, console):
+                append(place, trial)
+                trials.append(trial)
+        except KeyboardInterrupt:
+            kill_all()
+            console.print("interrupted; --resume goes on from here")
+        finally:
+            kill_all()
+    if not trials:
+        console.print("no fault was tried")
+        return 2
+    console.print(_summary(trials))
+    write_page(options.report_dir, PLATFORM)
+    return int(not passed(trials))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m suites.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="faults or classes; globs are taken")
+    parser.add_argument("--kind", choices=list(ENOUGH), help="faults of one kind alone")
+    parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, metavar="N", help="default: the cores")
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT, metavar="SECONDS", help=f"of a trial (default: {LIMIT:.0f})"
+    )
+    parser.add_argument("--report-dir", type=Path, default=ROOT / "reports", help="where results and page go")
+    parser.add_argument("--resume", action="store_true", help="leave out what the results hold already")
+    parser.add_argument("--no-control", action="store_true", help="leave out the run without a fault")
+    parser.add_argument("--list", action="store_true", help="show the catalogue and run nothing")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 1 up")
+    return int(text)
+
+
+def selected(faults: Sequence[Fault], only: Sequence[str], kind: str | None) -> list[Fault]:
+    """The faults whose name or class matches one of the globs.
+
+    Raises:
+        ValueError: a glob matches nothing.
+    """
+    for glob in only:
+        if not any(_matches(fault, glob) for fault in faults):
+            raise ValueError(f"--only {glob}: no fault and no class of that name; --list shows them")
+    wanted = [fault for fault in faults if not only or any(_matches(fault, glob) for glob in only)]
+    return [fault for fault in wanted if kind in (None, fault.kind)]
+
+
+def _matches(fault: Fault, glob: str) -> bool:
+    return fnmatch.fnmatchcase(fault.name, glob) or fnmatch.fnmatchcase(fault.group, glob)
+
+
+def _control(copy: Path, limit: float, console: Console) -> str:
+    """Why unchanged code would be called faulty, or nothing."""
+    with console.status("a run without a fault, which must be clean"):
+        outcome = run(copy, CONTROL * limit)
+    if outcome is None:
+        return "the run without a fault hangs, and so every fault might be called hung: run the suites by hand"
+    if outcome.status == "clean":
+        console.print(f"without a fault: clean, {outcome.seconds:.0f} s ({outcome.what})", highlight=False)
+        return ""
+    return (
+        f"the run without a fault is not clean, and so every fault would be called caught: {outcome.status}, "
+        f"{outcome.test or 'no test'}: {outcome.what}. Make the suites pass on the unchanged checkout first"
+    )
+
+
+def _trials(faults: Sequence[Fault], copies: Sequence[Path], limit: float, console: Console) -> Iterator[Trial]:
+    """Every trial as it ends; each copy is used by one at a time."""
+    free: Queue[Path] = Queue()
+    for copy in copies:
+        free.put(copy)
+    at = commit()
+
+    def try_out(fault: Fault) -> Trial:
+        copy = free.get()
+        try:
+            return run_trial(fault, copy, limit, at)
+        finally:
+            free.put(copy)
+
+    with _pool(len(copies)) as pool, _progress(console, len(faults)) as advance:
+        waiting: set[Future[Trial]] = {pool.submit(try_out, fault) for fault in faults}
+        while waiting:
+            ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in ended:
+                trial = future.result()
+                advance(trial)
+                yield trial
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that begin nothing new once the block is left, and whose processes are gone then."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        kill_all()
+        pool.shutdown(wait=True)
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator:
+    """What to call with each trial: a line for it, and on a terminal a bar with the time left below."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("faults", total=total)
+
+        def advance(trial: Trial) -> None:
+            progress.advance(task)
+            console.print(
+                f"[{COLOURS[trial.status]}]{trial.status:7}[/] {trial.seconds:6.1f} s  {trial.fault}",
+                f"[dim]{escape(trial.test or trial.what)}[/]" if trial.status != "missed" else "",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+
+        yield advance
+
+
+def passed(trials: Sequence[Trial]) -> bool:
+    """Whether enough of each kind was caught, and every fault could be tried."""
+    if any(trial.status in ("stale", "hung", "broken") for trial in trials):
+        return False
+    for kind, share in ENOUGH.items():
+        visible = [trial for trial in trials if trial.kind == kind and not trial.equivalent]
+        if sum(trial.status == "caught" for trial in visible) < share * len(visible):
+            return False
+    return True
+
+
+def _summary(trials: Sequence[Trial]) -> Table:
+    table = Table(title="faults on trial", title_justify="left")
+    statuses = [status for status in COLOURS if any(trial.status == status for trial in trials)]
+    for heading in ("kind", *statuses, "median seconds to the alarm"):
+        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    for kind in ENOUGH:
+        of_kind = [trial for trial in trials if trial.kind == kind]
+        counts = Counter(trial.status for trial in of_kind)
+        seconds = [trial.seconds for trial in of_kind if trial.status == "caught"]
+        middle = f"{statistics.median(seconds):.1f}" if seconds else ""
+        table.add_row(kind, *(str(counts[status]) for status in statuses), middle)
+    return table
+
+
+def _listed(faults: Sequence[Fault]) -> Table:
+    table = Table()
+    for heading in ("class", "fault", "kind", "suite", "models"):
+        table.add_column(heading, overflow="fold")
+    for fault in faults:
+        table.add_row(fault.group, fault.name, fault.kind, fault.suite, fault.models)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""What trials and soak runs came to: one line of JSON each, appended as they come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from suites.harness.records import describe
+
+TRIALS, SOAK = "faults.jsonl", "soak.jsonl"
+# What a process under `suites.faults.alarm` is told: the file to write its outcome to, when it was started, and the
+# seconds after which it begins no further test.
+PLACE, STARTED, LASTS = "TWINVAE_ALARM", "TWINVAE_STARTED", "TWINVAE_LASTS"
+
+Status = Literal["caught", "missed", "stale", "hung", "broken"]
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Outcome(_Line):
+    """How a pytest process under `suites.faults.alarm` ended: at the first alarm, or clean.
+
+    Attributes:
+        status: "alarm"; "clean"; "broken" where tests could not be collected or a module not be imported.
+        what: the first line of the failure, or the value that got worse and why.
+        evidence: what raised the alarm: a failed test, a record of a kind, or the summary of the whole run.
+        seconds: from the start of the process.
+    """
+
+    status: Literal["alarm", "clean", "broken"]
+    seconds: float
+    suite: str = ""
+    test: str = ""
+    what: str = ""
+    evidence: Literal["", "failed test", "exact", "ratio", "absolute", "summary"] = ""
+
+
+class Trial(_Line):
+    """One fault, and what the quick form of the suites made of it; its own fields are the catalogue's.
+
+    Attributes:
+        expected: the suite that should have noticed.
+        seconds: to the alarm; for what raised none, of the whole trial.
+        suite, test, what, evidence: of the alarm (see `Outcome`).
+    """
+
+    fault: str
+    group: str
+    kind: Literal["value", "cost"]
+    models: str
+    files: tuple[str, ...]
+    expected: str
+    equivalent: str = ""
+    status: Status
+    seconds: float
+    suite: str = ""
+    test: str = ""
+    what: str = ""
+    evidence: str = ""
+    date: str = ""
+    commit: str = ""
+
+
+class SoakRun(_Line):
+    """One run of the suites on unchanged code.
+
+    Attributes:
+        order: seed of the tests' order.
+        seed: of weights and inputs.
+        clip: its label.
+        ended: "finished", or "hung" where it was killed after the time limit, or "broken".
+        counts: verdicts of each status; "failed" is of tests.
+        alarms: what was wrong, the first of it.
+    """
+
+    order: int
+    seed: int
+    clip: str
+    loaded: bool
+    suites: tuple[str, ...]
+    ended: Literal["finished", "hung", "broken"]
+    seconds: float
+    counts: dict[str, int]
+    alarms: tuple[str, ...] = ()
+    date: str = ""
+    commit: str = ""
+
+    @property
+    def false_alarms(self) -> int:
+        return sum(self.counts.get(status, 0) for status in ("regressed", "missing", "failed"))
+
+
+Line = TypeVar("Line", bound=_Line)
+
+
+class Results(NamedTuple):
+    """Everything under `<report-dir>/<platform>/records/trials`: the last trial of each fault, and every soak run."""
+
+    trials: tuple[Trial, ...]
+    soak: tuple[SoakRun, ...]
+
+
+def results_folder(report_dir: Path, platform: str) -> Path:
+    """A folder of its own: the records' folder holds a file per suite, each beginning with a run."""
+    return Path(report_dir) / platform / "records" / "trials"
+
+
+def append(path: Path, line: _Line) -> None:
+    """Put a line on disk, so that an interruption loses nothing that was found."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line.model_dump_json() + "\n")
+
+
+def read_lines(path: Path, kind: type[Line]) -> list[Line]:
+    """Every line of a file, none where there is no file; a last line that was cut short is left out.
+
+    Raises:
+        ValueError: a line that is not valid; the message names file and line.
+    """
+    if not path.exists():
+        return []
+    content = path.read_text(encoding="utf-8", errors="replace")
+    texts, lines = content.splitlines(), []
+    adapter = TypeAdapter(kind)
+    for number, text in enumerate(texts, 1):
+        try:
+            lines.append(adapter.validate_json(text))
+        except ValidationError as error:
+            if number == len(texts) and not content.endswith("\n"):
+                break
+            raise ValueError(f"{path}, line {number}: {describe(error)}; delete the file and run again") from None
+    return lines
+
+
+def read_results(report_dir: Path, platform: str) -> Results:
+    folder = results_folder(report_dir, platform)
+    last = {trial.fault: trial for trial in read_lines(folder / TRIALS, Trial)}
+    return Results(tuple(last.values()), tuple(read_lines(folder / SOAK, SoakRun)))

@@ -1,0 +1,119 @@
+"""The quick form of the suites: which tests a trial runs on the tiny preset, the cheapest and most telling first.
+
+Tests of one stage take turns between the backends. A trial goes on until an alarm or until its time is over, so that
+what comes late may not be reached. What is in no stage is not run: tests that time something say nothing on a machine
+that runs several trials at once, and the rest asks again what an earlier stage has asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+PARITY, TILING, FRAMES, SPEED = (f"suites/{suite}" for suite in ("parity", "tiling", "frames", "speed"))
+
+
+class Stage(NamedTuple):
+    """Tests of one function.
+
+    Args:
+        test: its file, or file and name.
+        having: parts of the id that pytest puts in brackets, all of which it must have.
+    """
+
+    test: str
+    having: tuple[str, ...] = ()
+
+    def holds(self, nodeid: str) -> bool:
+        name, _, parameters = nodeid.partition("[")
+        if self.test not in (name, name.partition("::")[0]):
+            return False
+        return all(f"-{part}-" in f"-{parameters.removesuffix(']')}-" for part in self.having)
+
+
+LAYER = f"{PARITY}/test_layers.py::test_a_layer_alone_computes_what_diffusers_computes"
+VARIANT = f"{PARITY}/test_layers.py::test_a_variant_of_a_layer_computes_what_diffusers_computes"
+ENCODED = f"{PARITY}/test_frame_counts.py::test_encode_matches_the_reference_for_every_frame_count"
+DECODED = f"{PARITY}/test_frame_counts.py::test_decode_matches_the_reference_for_every_frame_count"
+ANY_LENGTH = f"{FRAMES}/test_counts.py::test_a_clip_of_any_length_gives_what_diffusers_gives"
+TILED = f"{TILING}/test_grids.py::test_tiled_results_are_those_of_diffusers"
+CHECKPOINT = f"{PARITY}/test_checkpoint.py"
+
+STAGES: tuple[Stage, ...] = (
+    # Without a network.
+    Stage(f"{PARITY}/test_posterior.py", ("float64",)),
+    Stage(f"{TILING}/test_blend.py::test_a_tile_blends_with_neighbours_that_are_blended_themselves_above_first"),
+    Stage(f"{TILING}/test_blend.py::test_a_blend_is_that_of_diffusers", ("a few cells",)),
+    Stage(f"{FRAMES}/test_counts.py::test_the_default_frame_batches_are_those_of_diffusers"),
+    Stage(f"{CHECKPOINT}::test_every_tensor_comes_back_by_its_name_in_its_layout_with_its_bits"),
+    # Layers alone: the small ones that most faults are in, then blocks of them.
+    Stage(LAYER, ("jit", "float64", "causal conv")),
+    Stage(LAYER, ("jit", "float64", "group norm")),
+    Stage(LAYER, ("jit", "float64", "spatial norm, odd")),
+    Stage(LAYER, ("jit", "float64", "downsample, time, odd")),
+    Stage(LAYER, ("jit", "float64", "upsample, time, odd")),
+    Stage(LAYER, ("jit", "float64", "resnet, decoding, 1x1x1 shortcut")),
+    Stage(LAYER, ("jit", "float64")),
+    # The whole VAE, in its smallest forms.
+    Stage(DECODED, ("float64", "3-1-2-3")),
+    Stage(ENCODED, ("float64", "9-1-17-26")),
+    Stage(f"{PARITY}/test_vae.py", ("jit", "float64")),
+    Stage(ANY_LENGTH, ("decode-2-5",)),
+    Stage(ANY_LENGTH, ("encode-8-17",)),
+    Stage(ANY_LENGTH, ("decode-1-3",)),
+    Stage(ANY_LENGTH, ("encode-4-13",)),
+    # What is compiled, and what it costs.
+    Stage(f"{SPEED}/test_programs.py::test_a_program_is_compiled_once"),
+    Stage(f"{FRAMES}/test_counts.py::test_one_program_is_compiled_for_each_frame_batch_length_first_or_later"),
+    Stage(f"{SPEED}/test_programs.py::test_a_call_costs_what_it_did"),
+    # Tiles and streams.
+    Stage(f"{TILING}/test_blend.py"),
+    Stage(TILED, ("three frame batches",)),
+    Stage(f"{FRAMES}/test_streaming.py"),
+    Stage(f"{FRAMES}/test_counts.py::test_slicing_runs_one_clip_after_the_other"),
+    Stage(f"{FRAMES}/test_counts.py::test_two_clips_together_give_what_diffusers_gives"),
+    Stage(TILED),
+    Stage(f"{TILING}/test_grids.py"),
+    # Rounding.
+    Stage(LAYER, ("jit", "bfloat16")),
+    Stage(f"{PARITY}/test_vae.py", ("jit", "bfloat16")),
+    Stage(LAYER, ("jit", "float32")),
+    Stage(f"{PARITY}/test_posterior.py"),
+    # Rare arguments, and everything around the network.
+    Stage(VARIANT),
+    Stage(CHECKPOINT),
+    Stage(f"{PARITY}/test_bad_input.py"),
+    Stage(f"{FRAMES}/test_bad_input.py"),
+    Stage(f"{TILING}/test_refusals.py"),
+    Stage(f"{PARITY}/test_gradients.py"),
+    Stage(f"{PARITY}/test_pipeline.py"),
+    Stage(f"{PARITY}/test_growth.py", ("float64",)),
+    Stage(f"{FRAMES}/test_causality.py"),
+    Stage(f"{FRAMES}/test_counts.py::test_a_length_survives_where_encoding_and_decoding_give_it_back"),
+    Stage(f"{TILING}/test_programs.py"),
+    Stage(ENCODED, ("float64",)),
+    Stage(DECODED, ("float64",)),
+    Stage(LAYER, ("eager",)),
+    Stage(f"{PARITY}/test_vae.py"),
+)
+
+
+def files(stages: Sequence[Stage] = STAGES) -> list[str]:
+    """The test files that pytest has to collect."""
+    return list(dict.fromkeys(stage.test.partition("::")[0] for stage in stages))
+
+
+def in_order(nodeids: Sequence[str], backends: Sequence[str], stages: Sequence[Stage] = STAGES) -> list[str]:
+    """The tests of the stages in their order, backends in turn; the others are left out."""
+    placed: list[tuple[tuple[int, int], str]] = []
+    seen: Counter[tuple[int, str]] = Counter()
+    for nodeid in nodeids:
+        stage = next((number for number, stage in enumerate(stages) if stage.holds(nodeid)), None)
+        if stage is None:
+            continue
+        parameters = nodeid.partition("[")[2].removesuffix("]").split("-")
+        backend = next((part for part in parameters if part in backends), "")
+        placed.append(((stage, seen[stage, backend]), nodeid))
+        seen[stage, backend] += 1
+    return [nodeid for _, nodeid in sorted(placed, key=lambda one: one[0])]

@@ -1,0 +1,86 @@
+"""Exact costs at sizes that no timed model has: longer clips, more of them, larger frames, and wide layers alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import torch
+from diffusers.models.autoencoders import autoencoder_kl_cogvideox as diffusers_layers
+
+import twinvae
+from suites.harness.xla_cost import program_costs, written_operations
+from suites.speed.clock import replay, replay_clock
+from suites.speed.measure import EXACT_TOLERANCE
+
+pytestmark = [
+    pytest.mark.benchmark(timer=replay_clock),
+    pytest.mark.only(mode=("jit",), dtype=("float32",), large=False),
+]
+
+# A clip of three frame batches, [b, t, h, w], and a larger one for which the same program is written.
+CLIPS = {
+    "longer": {"encode": ((1, 17, 16, 24), (1, 33, 16, 24)), "decode": ((1, 5, 2, 3), (1, 9, 2, 3))},
+    "more of them": {"encode": ((2, 17, 16, 24), (3, 17, 16, 24)), "decode": ((2, 5, 2, 3), (3, 5, 2, 3))},
+    "twice as high": {"encode": ((1, 17, 16, 24), (1, 17, 32, 24)), "decode": ((1, 5, 2, 3), (1, 5, 4, 3))},
+}
+
+
+class Layer(NamedTuple):
+    """A layer of the full architecture's width, on frames that are small.
+
+    Args:
+        x: the shape of its input, channel-last; zq: that of the latents that condition it.
+    """
+
+    name: str
+    init: Mapping[str, Any]
+    x: tuple[int, ...]
+    zq: tuple[int, ...] | None = None
+
+
+LAYERS = {
+    "causal conv": Layer("CogVideoXCausalConv3d", {"in_channels": 128, "out_channels": 128, "kernel_size": 3},
+                         (1, 9, 6, 8, 128)),
+    "spatial norm": Layer("CogVideoXSpatialNorm3D", {"f_channels": 128, "zq_channels": 16, "groups": 32},
+                          (1, 9, 8, 8, 128), (1, 3, 4, 4, 16)),
+    "downsample": Layer("CogVideoXDownsample3D", {"in_channels": 128, "out_channels": 128, "compress_time": True},
+                        (1, 9, 8, 8, 128)),
+    "upsample": Layer("CogVideoXUpsample3D", {"in_channels": 128, "out_channels": 128, "compress_time": True},
+                      (1, 5, 4, 4, 128)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CLIPS)
+@pytest.mark.parametrize("operation", ("encode", "decode"))
+def test_a_program_is_written_once_for_clips_of_any_size(
+    operation, change, vae, backend, mode, dtype, model, record, benchmark
+):
+    channels = model.config.in_channels if operation == "encode" else model.config.latent_channels
+    lower = vae.lower_encode if operation == "encode" else vae.lower_decode
+    start = time.perf_counter()
+    before, after = (written_operations(lower((*clip, channels))) for clip in CLIPS[change][operation])
+    record(case=f"clips, {change}", operation=operation, metric="operations written more", value=after - before,
+           limit=0, better="equal")  # fmt: skip
+    replay(benchmark, [time.perf_counter() - start], "programs as written")
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_a_wide_layer_costs_what_it_did(case, backend, mode, dtype, model, record, benchmark):
+    spec = LAYERS[case]
+    with torch.device("meta"):
+        tensors = getattr(diffusers_layers, spec.name)(**spec.init).state_dict()
+    rng = np.random.default_rng(0)
+    drawn = {name: rng.standard_normal(tensor.shape).astype(dtype) for name, tensor in tensors.items()}
+    layer = twinvae.load_layer(backend, spec.name, spec.init, drawn, dtype=dtype)
+    given = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in (("x", spec.x), ("zq", spec.zq)) if shape}
+    start = time.perf_counter()
+    costs = program_costs(jax.jit(lambda given: layer(**given)[0]).lower(given))
+    for metric, value in costs.items():
+        record(case=f"{case}, wide", shape="x".join(map(str, spec.x)), metric=metric, value=value, kind="exact",
+               better="lower", of_compiler=True, tolerance=EXACT_TOLERANCE.get(metric, 0.0))  # fmt: skip
+    replay(benchmark, [time.perf_counter() - start], "wide layers")
