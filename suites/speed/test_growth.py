@@ -56,7 +56,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("change", CLIPS)
-@pytest.mark.parametrize("operation", ("encode", "decode"))
+@pytest.mark.parametrize("operation", ["encode", "decode"])
 def test_a_program_is_written_once_for_clips_of_any_size(
     operation, change, vae, backend, mode, dtype, model, record, benchmark
 ):
