@@ -44,10 +44,11 @@ WHOLE: dict[str, dict[str, Bar]] = {
         "psnr": Bar(100, 0.1, 120, "higher", "dB"),
         "ssim": Bar(1 - 1e-6, 1e-6, 1 - 1e-7, "higher"),
     },
+    # Eager and jitted programs of both backends, which are the same function, are apart by a factor of 1.34.
     "bfloat16": {
-        "mae": Bar(None, 1.2, 0),
+        "mae": Bar(None, 1.5, 0),
         "max_abs": Bar(None, 2, 0),
-        "relative_l2": Bar(None, 1.2, 0),
+        "relative_l2": Bar(None, 1.5, 0),
         "cosine": Bar(None, 1e-3, 0, "higher"),
         "psnr": Bar(None, 0.1, 0, "higher", "dB"),
         "ssim": Bar(None, 0.1, 0, "higher"),
