@@ -14,7 +14,7 @@ from twinvae.winograd import TAPS, convolve_blocks
 
 Pads = tuple[tuple[int, int], ...]
 
-WIDE = 64  # channels; below, a convolution costs less than what is added to save a third of it
+WIDE = 64  # channels; below, products cost less than the sums that save some of them
 
 _LAYOUTS = {4: ("NHWC", "HWIO", "NHWC"), 5: ("NDHWC", "DHWIO", "NDHWC")}
 

@@ -59,8 +59,8 @@ SMALL = (
 # The full architecture. On 2 cores a call takes up to 10 s, op by op 25 s, and torch.compile a minute to compile: op by
 # op only one backend decodes.
 LARGE_ON_CPU = (
-    Plan((Size(9, 96, 160),), ("decode",), reference=BOTH, rounds=4, eager=("flax",), eager_rounds=2),
-    Plan((Size(9, 96, 160),), ("encode",), modes=("jit",), rounds=5),
+    Plan((Size(9, 96, 160),), ("decode",), reference=BOTH, rounds=3, eager=("flax",), eager_rounds=2),
+    Plan((Size(9, 96, 160),), ("encode",), modes=("jit",), rounds=4),
 )
 WIDE = tuple(Size(frames, 768, 1360, tiled) for frames in (4, 8, 16, 81) for tiled in (False, True))
 SMALLER = tuple(Size(frames, 480, 720, tiled) for frames in (13, 49) for tiled in (False, True))

@@ -1,7 +1,7 @@
 """The gate on trial: does the speed suite call a planted slowdown regressed, and unchanged code never?
 
 It repeats the suite's own measurement and judgement, Flax's decode over PyTorch's of the tiny preset, against a
-baseline from another process: with 15 % of computing planted in Flax's decode, with nothing changed, and with nothing
+baseline from other processes: with 15 % of computing planted in Flax's decode, with nothing changed, and with nothing
 changed while other processes keep all cores busy. Nothing is written. The exit status is 0 where the figures are met.
 """
 
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -43,6 +43,7 @@ SLOWDOWN = 0.15
 REPEATS, LONGEST_WAIT = 6, 300.0  # seconds
 RUNS, PROCESSES = 20, 4  # of each condition, and over how many processes they are spread
 BASELINES = 3
+GATED_VALUE = {"case": "decode in a few processes", "operation": "decode"}
 
 
 class Condition(NamedTuple):
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--runs {given.runs}: expected a whole number from 1 up")
     console = Console()
     console.print(f"{FLAX} over {PYTORCH}, {GROUP}; worse by more than {100 * RATIO_TOLERANCE:.0f} % is regressed")
-    baseline = _baseline()
+    [baseline] = middle_of_processes(lambda process: [_measured(process, CONDITIONS[1])])
     if not baseline.sure:
         console.print(f"no baseline: {baseline.note}")
         return 2
@@ -93,13 +94,13 @@ def main(arguments: list[str] | None = None) -> int:
     return int(not all(_reached(condition, results, given.runs) for condition, results in found.items()))
 
 
-def _baseline() -> Record:
-    """The middle one of the records of a few processes: where a process's memory lies makes it slower or faster."""
+def middle_of_processes(measured_in: Callable[[ProcessPoolExecutor], list[Record]]) -> list[Record]:
+    """The middle ones of the records of a few processes: where a process's memory lies makes it slower or faster."""
     records = []
     for _ in range(BASELINES):
         with _process() as process:
-            records.append(_measured(process, CONDITIONS[1]))
-    return sorted(records, key=lambda record: record.value)[BASELINES // 2]
+            records.append(measured_in(process))
+    return [sorted(alike, key=lambda record: record.value)[BASELINES // 2] for alike in zip(*records, strict=True)]
 
 
 def _runs(runs: int) -> Iterator[tuple[Condition, Record]]:
@@ -118,7 +119,7 @@ def _measured(process: ProcessPoolExecutor, condition: Condition) -> Record:
     for _ in range(1 if condition.loaded else REPEATS):
         if not condition.loaded:
             _wait_for_quiet()
-        record = process.submit(run, condition.slowdown).result()
+        [record] = process.submit(run, [FLAX], GROUP, condition.slowdown).result()
         if record.sure:
             break
     return record
@@ -153,25 +154,29 @@ def _loaded(loaded: bool) -> Iterator[None]:
 # In a process of its own
 
 
-def run(slowdown: float) -> Record:
-    """Measure as the suite does."""
+def run(contenders: Sequence[Contender], group: Group, slowdown: float = 0.0) -> list[Record]:
+    """Measure as the suite does, giving a record of each contender.
 
-    def vae_of(contender: Contender, group: Group) -> VideoVAE:
-        vae = _vae(contender)
+    Args:
+        slowdown: the share by which their calls are made to take longer.
+    """
+
+    def vae_of(one: Contender, group: Group) -> VideoVAE:
+        vae = _vae(one, group)
         vars(vae).pop("decode", None)
-        if contender == FLAX and slowdown:
+        if one != PYTORCH and slowdown:
             vae.decode = slowed(vae.decode, slowdown)
         return vae
 
-    measured = measure(GROUP, [FLAX, PYTORCH], vae_of=vae_of)
+    measured = measure(group, [*contenders, PYTORCH], vae_of=vae_of, costs=False)
     for error in measured.failures.values():
         raise error
-    return Record(suite="speed", case="warm call", **vs_reference(measured, FLAX))
+    return [Record(suite="speed", **(GATED_VALUE | vs_reference(measured, one))) for one in contenders]
 
 
 @cache
-def _vae(contender: Contender) -> VideoVAE:
-    return load(contender, GROUP)
+def _vae(contender: Contender, group: Group) -> VideoVAE:
+    return load(contender, group)
 
 
 def slowed(call: Callable[[Any], Any], slowdown: float) -> Callable[[Any], Any]:

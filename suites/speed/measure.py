@@ -86,8 +86,13 @@ def measure(
     contenders: Sequence[Contender],
     seed: int = 0,
     vae_of: Callable[[Contender, Group], VideoVAE] = load,
+    costs: bool = True,
 ) -> Measured:
-    """Measure contenders in turn; one that fails is left out, and the others go on."""
+    """Measure contenders in turn; one that fails is left out, and the others go on.
+
+    Args:
+        costs: whether programs are taken apart for their exact costs, for which they are compiled once more.
+    """
     measured = Measured(group)
     clip = input_of(group, seed)
     runs: dict[Contender, Run] = {}
@@ -96,7 +101,7 @@ def measure(
             vae = vae_of(contender, group)
             run = ready(vae, contender, group, clip)
             measured.first[contender] = _first_call(run)
-            if contender.mode == "jit" and contender.backend != REFERENCE:
+            if costs and contender.mode == "jit" and contender.backend != REFERENCE:
                 counted = evidence(vae, group, clip)
                 measured.dispatches[contender], measured.programs[contender] = counted
             runs[contender] = _noting_compilations(run, measured.again, contender)
@@ -161,7 +166,8 @@ def steady_values(measured: Measured, contender: Contender) -> list[dict[str, An
         shown = {"tolerance": SHOWN_ONLY, "limit": limit}
         values.append(vs_reference(measured, contender, "time over PyTorch", 0.5, wanted) | shown)
     if ours:
-        values.append(vs_reference(measured, contender, wanted=wanted))
+        # From one process to the next this moves by 10 %: the gate's own measurement is the one that is judged.
+        values.append(vs_reference(measured, contender, wanted=wanted) | {"tolerance": SHOWN_ONLY})
     if ours and contender.mode == "jit" and _timed(measured, COMPILED):
         limit = group.limit(VS_COMPILED, contender)
         values.append(
