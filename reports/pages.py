@@ -218,8 +218,12 @@ def worst_table(judged: Judged) -> str:
     passing = [
         v
         for v in judged.verdicts
-        # A share of a bar says nothing of cosines and the like, which are all close to 1.
-        if not v.failing and v.used is not None and v.record.order is None and v.record.better == "lower"
+        # A share of a bar says nothing of cosines and the like, which are all close to 1, nor of counts as they were.
+        if not v.failing
+        and v.used is not None
+        and v.record.order is None
+        and v.record.better == "lower"
+        and not (v.used == 1 and v.value == v.before)
     ]
     return verdict_table(judged, sorted(passing, key=badness)[:WORST_ROWS])
 
