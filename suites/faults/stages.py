@@ -63,9 +63,13 @@ STAGES: tuple[Stage, ...] = (
     Stage(ANY_LENGTH, ("encode-8-17",)),
     Stage(ANY_LENGTH, ("decode-1-3",)),
     Stage(ANY_LENGTH, ("encode-4-13",)),
+    # Rare arguments, and the way in from a pipeline.
+    Stage(VARIANT),
+    Stage(f"{PARITY}/test_pipeline.py"),
     # What is compiled, and what it costs.
     Stage(f"{SPEED}/test_programs.py::test_a_program_is_compiled_once"),
     Stage(f"{FRAMES}/test_counts.py::test_one_program_is_compiled_for_each_frame_batch_length_first_or_later"),
+    Stage(f"{SPEED}/test_growth.py"),
     Stage(f"{SPEED}/test_programs.py::test_a_call_costs_what_it_did"),
     # Tiles and streams.
     Stage(f"{TILING}/test_blend.py"),
@@ -80,14 +84,12 @@ STAGES: tuple[Stage, ...] = (
     Stage(f"{PARITY}/test_vae.py", ("jit", "bfloat16")),
     Stage(LAYER, ("jit", "float32")),
     Stage(f"{PARITY}/test_posterior.py"),
-    # Rare arguments, and everything around the network.
-    Stage(VARIANT),
+    # Everything around the network.
     Stage(CHECKPOINT),
     Stage(f"{PARITY}/test_bad_input.py"),
     Stage(f"{FRAMES}/test_bad_input.py"),
     Stage(f"{TILING}/test_refusals.py"),
     Stage(f"{PARITY}/test_gradients.py"),
-    Stage(f"{PARITY}/test_pipeline.py"),
     Stage(f"{PARITY}/test_growth.py", ("float64",)),
     Stage(f"{FRAMES}/test_causality.py"),
     Stage(f"{FRAMES}/test_counts.py::test_a_length_survives_where_encoding_and_decoding_give_it_back"),
