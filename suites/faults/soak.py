@@ -7,14 +7,11 @@ seed and clip and with others. Of another seed or clip, values are not held agai
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +30,7 @@ from suites.faults.results import SOAK, SoakRun, append, results_folder
 from suites.faults.shuffle import ORDER
 from suites.faults.trial import PLATFORM
 from suites.harness.provenance import commit
+from suites.speed.gate import loaded
 
 RUNS, LIMIT = 10, 3600.0  # seconds
 SEEDS = (0, 1, 2, 3)  # the first is that of the baselines
@@ -139,19 +137,6 @@ def soak(given: Setting, paths: Sequence[str], limit: float, folder: Path) -> So
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=commit(),
     )
-
-
-@contextmanager
-def loaded(wanted: bool) -> Iterator[None]:
-    """Keep every core busy with another process."""
-    busy = [sys.executable, "-c", "while True: pass"]
-    others = [subprocess.Popen(busy) for _ in range(os.cpu_count() or 1)] if wanted else []
-    try:
-        yield
-    finally:
-        for other in others:
-            other.kill()
-            other.wait()
 
 
 def _line(result: SoakRun) -> str:

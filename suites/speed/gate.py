@@ -109,7 +109,7 @@ def _runs(runs: int) -> Iterator[tuple[Condition, Record]]:
     for share in filter(None, shares):
         with _process() as process:
             for condition in CONDITIONS:
-                with _loaded(condition.loaded):
+                with loaded(condition.loaded):
                     for _ in range(share):
                         yield condition, _measured(process, condition)
 
@@ -139,9 +139,9 @@ def _process() -> ProcessPoolExecutor:
 
 
 @contextmanager
-def _loaded(loaded: bool) -> Iterator[None]:
+def loaded(wanted: bool) -> Iterator[None]:
     """Keep every core busy with a process that is not this one's measuring process."""
-    cores = psutil.cpu_count() if loaded else 0
+    cores = psutil.cpu_count() if wanted else 0
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
     try:
         yield
