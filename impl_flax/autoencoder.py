@@ -19,8 +19,10 @@ from impl_flax.layers import (
     activate,
 )
 from impl_flax.params import to_torch_layout
+from impl_flax.slabs import COLUMNS, ROWS, Slabs, source_of
 from twinvae.blocks import block_names
 from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
+from twinvae.forms import COLUMN_SLABS, ROW_SLABS, WHOLE, Form
 from twinvae.jax_backend import JaxVideoVAE, Params
 from twinvae.tiles import Operation
 
@@ -63,15 +65,22 @@ class CogVideoXEncoder3D(nnx.Module):
         temb: jax.Array | None = None,
         conv_cache: Cache | None = None,
         rngs: nnx.Rngs | None = None,
+        slabs: Slabs | None = None,
     ) -> tuple[Frames, Cache]:
         earlier, cache = conv_cache or {}, {}
-        x, cache["conv_in"] = self.conv_in(x, earlier.get("conv_in"))
+        if slabs is None:
+            x, cache["conv_in"] = self.conv_in(x, earlier.get("conv_in"))
+        else:
+            x, cache["conv_in"] = self.conv_in.in_slabs(source_of(x, slabs.axis), earlier.get("conv_in"), slabs)
         for index, block in enumerate(self.down_blocks):
             key = f"down_block_{index}"
-            x, cache[key] = block(x, temb, None, earlier.get(key), rngs)
-        x, cache["mid_block"] = self.mid_block(x, temb, None, earlier.get("mid_block"), rngs)
-        x = activate(self.norm_out(x), "silu")
-        x, cache["conv_out"] = self.conv_out(x, earlier.get("conv_out"))
+            x, cache[key] = block(x, temb, None, earlier.get(key), rngs, slabs)
+        x, cache["mid_block"] = self.mid_block(x, temb, None, earlier.get("mid_block"), rngs, slabs)
+        if slabs is None:
+            x, cache["conv_out"] = self.conv_out(activate(self.norm_out(x), "silu"), earlier.get("conv_out"))
+        else:
+            activated = self.norm_out.in_slabs(x, axis=slabs.axis).then(activate, "silu")
+            x, cache["conv_out"] = self.conv_out.in_slabs(activated, earlier.get("conv_out"), slabs)
         return x, cache
 
 
@@ -119,15 +128,19 @@ class CogVideoXDecoder3D(nnx.Module):
         temb: jax.Array | None = None,
         conv_cache: Cache | None = None,
         rngs: nnx.Rngs | None = None,
+        slabs: Slabs | None = None,
     ) -> tuple[Frames, Cache]:
         earlier, cache = conv_cache or {}, {}
         x, cache["conv_in"] = self.conv_in(z, earlier.get("conv_in"))
-        x, cache["mid_block"] = self.mid_block(x, temb, z, earlier.get("mid_block"), rngs)
+        x, cache["mid_block"] = self.mid_block(x, temb, z, earlier.get("mid_block"), rngs, slabs)
         for index, block in enumerate(self.up_blocks):
             key = f"up_block_{index}"
-            x, cache[key] = block(x, temb, z, earlier.get(key), rngs)
-        x = activate(self.norm_out(x, z), "silu")
-        x, cache["conv_out"] = self.conv_out(x, earlier.get("conv_out"))
+            x, cache[key] = block(x, temb, z, earlier.get(key), rngs, slabs)
+        if slabs is None:
+            x, cache["conv_out"] = self.conv_out(activate(self.norm_out(x, z), "silu"), earlier.get("conv_out"))
+        else:
+            activated = self.norm_out.in_slabs(x, z, axis=slabs.axis).then(activate, "silu")
+            x, cache["conv_out"] = self.conv_out.in_slabs(activated, earlier.get("conv_out"), slabs)
         return x, cache
 
 
@@ -150,13 +163,13 @@ class AutoencoderKLCogVideoX(nnx.Module):
             self.post_quant_conv = CogVideoXSafeConv3d(out, out, 1)
         self.config = config
 
-    def encode(self, video: Frames, conv_cache: Cache | None) -> tuple[Frames, Cache]:
-        moments, cache = self.encoder(video, conv_cache=conv_cache)
+    def encode(self, video: Frames, conv_cache: Cache | None, slabs: Slabs | None = None) -> tuple[Frames, Cache]:
+        moments, cache = self.encoder(video, conv_cache=conv_cache, slabs=slabs)
         return (self.quant_conv(moments) if self.config.use_quant_conv else moments), cache
 
-    def decode(self, latents: Frames, conv_cache: Cache | None) -> tuple[Frames, Cache]:
+    def decode(self, latents: Frames, conv_cache: Cache | None, slabs: Slabs | None = None) -> tuple[Frames, Cache]:
         latents = self.post_quant_conv(latents) if self.config.use_post_quant_conv else latents
-        return self.decoder(latents, conv_cache=conv_cache)
+        return self.decoder(latents, conv_cache=conv_cache, slabs=slabs)
 
 
 class FlaxVAE(JaxVideoVAE):
@@ -172,11 +185,16 @@ class FlaxVAE(JaxVideoVAE):
     def __init__(self, config: VAEConfig, dtype: str, checkpoint: str, graph: nnx.GraphDef, params: Params, jit: bool):
         super().__init__(config, dtype, checkpoint, params, jit)
         self.graph = graph
+        self.forms = (WHOLE, ROW_SLABS, COLUMN_SLABS)
 
     def step(
-        self, operation: Operation, params: Params, frames: jax.Array, cache: Cache | None
+        self, operation: Operation, params: Params, frames: jax.Array, cache: Cache | None, form: Form = WHOLE
     ) -> tuple[jax.Array, Cache]:
-        return getattr(nnx.merge(self.graph, params), operation)(frames, cache)
+        return getattr(nnx.merge(self.graph, params), operation)(frames, cache, self._slabs(form))
+
+    def _slabs(self, form: Form) -> Slabs | None:
+        axis = {ROW_SLABS: ROWS, COLUMN_SLABS: COLUMNS}
+        return None if form == WHOLE else Slabs(self.slab_bytes, axis[form])
 
     def named_activations(
         self, operation: Operation, params: Params, frames: jax.Array, cache: Cache | None

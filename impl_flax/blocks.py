@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from impl_flax.layers import (
@@ -17,6 +18,7 @@ from impl_flax.layers import (
     Linear,
     activate,
 )
+from impl_flax.slabs import Slabs, Source
 
 TimeEmbedding = Float[Array, "b e"]
 
@@ -82,6 +84,21 @@ class CogVideoXResnetBlock3D(nnx.Module):
             x = self.conv_shortcut(x)
         return h + x, cache
 
+    def in_slabs(self, x: Frames, zq: Frames | None, conv_cache: Cache | None, slabs: Slabs) -> tuple[Frames, Cache]:
+        """The same in slabs, for blocks as the VAE has them: no time embedding, no dropout, no causal shortcut."""
+        earlier, cache = conv_cache or {}, {}
+        condition = () if zq is None else (zq,)
+
+        def activated(norm: GroupNorm | CogVideoXSpatialNorm3D, x: Frames) -> Source:
+            return norm.in_slabs(x, *condition, axis=slabs.axis).then(activate, self.non_linearity)
+
+        h, cache["conv1"] = self.conv1.in_slabs(activated(self.norm1, x), earlier.get("conv1"), slabs)
+        beside = self.conv_shortcut(x) if self.shortcut == "pointwise" else x
+        # What is added to in its place has been read for the cache before.
+        beside, cache["conv1"] = lax.optimization_barrier((beside, cache["conv1"]))
+        h, cache["conv2"] = self.conv2.in_slabs(activated(self.norm2, h), earlier.get("conv2"), slabs, onto=beside)
+        return h, cache
+
 
 def _chain(
     resnets: nnx.List,
@@ -90,11 +107,15 @@ def _chain(
     zq: Frames | None,
     conv_cache: Cache | None,
     rngs: nnx.Rngs | None,
+    slabs: Slabs | None,
 ) -> tuple[Frames, Cache]:
     earlier, cache = conv_cache or {}, {}
     for index, resnet in enumerate(resnets):
         key = f"resnet_{index}"
-        x, cache[key] = resnet(x, temb, zq, earlier.get(key), rngs)
+        if slabs is None:
+            x, cache[key] = resnet(x, temb, zq, earlier.get(key), rngs)
+        else:
+            x, cache[key] = resnet.in_slabs(x, zq, earlier.get(key), slabs)
     return x, cache
 
 
@@ -136,8 +157,9 @@ class CogVideoXDownBlock3D(nnx.Module):
         zq: Frames | None = None,
         conv_cache: Cache | None = None,
         rngs: nnx.Rngs | None = None,
+        slabs: Slabs | None = None,
     ) -> tuple[Frames, Cache]:
-        x, cache = _chain(self.resnets, x, temb, zq, conv_cache, rngs)
+        x, cache = _chain(self.resnets, x, temb, zq, conv_cache, rngs, slabs)
         for downsampler in self.downsamplers:
             x = downsampler(x)
         return x, cache
@@ -173,8 +195,9 @@ class CogVideoXMidBlock3D(nnx.Module):
         zq: Frames | None = None,
         conv_cache: Cache | None = None,
         rngs: nnx.Rngs | None = None,
+        slabs: Slabs | None = None,
     ) -> tuple[Frames, Cache]:
-        return _chain(self.resnets, x, temb, zq, conv_cache, rngs)
+        return _chain(self.resnets, x, temb, zq, conv_cache, rngs, slabs)
 
 
 class CogVideoXUpBlock3D(nnx.Module):
@@ -216,8 +239,9 @@ class CogVideoXUpBlock3D(nnx.Module):
         zq: Frames | None = None,
         conv_cache: Cache | None = None,
         rngs: nnx.Rngs | None = None,
+        slabs: Slabs | None = None,
     ) -> tuple[Frames, Cache]:
-        x, cache = _chain(self.resnets, x, temb, zq, conv_cache, rngs)
+        x, cache = _chain(self.resnets, x, temb, zq, conv_cache, rngs, slabs)
         for upsampler in self.upsamplers:
-            x = upsampler(x)
+            x = upsampler(x, slabs)
         return x, cache

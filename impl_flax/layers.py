@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from impl_flax.convolution import conv2d, conv3d, upsampled_conv2d
 from impl_flax.convolution import linear as linear_product
+from impl_flax.slabs import COLUMNS, HALO, ROWS, Frames, Slabs, Source, cut, fill, source_of, with_halo
 
-Frames = Float[Array, "b t h w c"]
 Cache = Any
 
 
@@ -29,7 +29,11 @@ ACTIVATIONS = {
 
 def activate(x: Array, kind: str) -> Array:
     """Apply an activation by diffusers' name, rounding a bfloat16 once, as PyTorch does, not after each operation."""
-    return ACTIVATIONS[kind](x.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
+    return ACTIVATIONS[kind](_precise(x)).astype(x.dtype)
+
+
+def _precise(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _triple(size: int | tuple[int, ...]) -> tuple[int, int, int]:
@@ -96,6 +100,37 @@ class CogVideoXCausalConv3d(nnx.Module):
         x = jnp.concatenate([earlier, x], axis=1)
         return self.conv(x), x[:, -self.time_pad :]
 
+    def in_slabs(
+        self, x: Source, conv_cache: Cache | None, slabs: Slabs, onto: Frames | None = None
+    ) -> tuple[Frames, Cache]:
+        """The same of frames that are made a slab at a time, for a kernel of 3 and a stride of 1.
+
+        Args:
+            onto: frames that the result is added to, in their place.
+        """
+        axis, time = slabs.axis, self.time_pad
+        frames, size = x.shape[1], x.shape[axis]
+        kernel, bias = self.conv.kernel[...], self.conv.bias[...]
+        pads = tuple((0, 0) if side == axis else (HALO, HALO) for side in (2, 3))
+
+        def seen(first: Array | int, cells: int) -> Frames:
+            now = x.at(first, cells, slice(0, frames))
+            before = jnp.repeat(now[:, :1], time, 1) if conv_cache is None else cut(conv_cache, first, cells, axis)
+            return jnp.concatenate([before, now], axis=1)
+
+        def run(first: Array | int, cells: int, there: Frames) -> Frames:
+            out = conv3d(with_halo(seen, first, cells, size, axis), kernel, bias, (1, 1, 1), pads)
+            return out if onto is None else out + there
+
+        cells = slabs.cells((x.shape[0], time + frames, *x.shape[2:]), x.dtype.itemsize)
+        out = jnp.zeros((*x.shape[:-1], kernel.shape[-1]), x.dtype) if onto is None else onto
+        out = fill(out, size, cells, axis, run)
+        last = x.at(0, size, slice(max(0, frames - time), frames))
+        if frames < time:
+            earlier = jnp.repeat(last[:, :1], time, 1) if conv_cache is None else conv_cache
+            last = jnp.concatenate([earlier, last], axis=1)[:, -time:]
+        return out, last
+
 
 class GroupNorm(nnx.Module):
     """Normalises groups of channels with the statistics of all frames in the batch of frames."""
@@ -110,15 +145,24 @@ class GroupNorm(nnx.Module):
         groups = of_channels.reshape(of_channels.shape[0], self.num_groups, -1)
         return jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape).reshape(of_channels.shape)
 
-    def precise(self, x: Frames) -> Frames:
-        """The normalised frames in float32 at least, whatever the type of `x`."""
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    def moments(self, x: Frames) -> tuple[Float[Array, "b 1 1 1 c"], Float[Array, "b 1 1 1 c"]]:
+        """Each channel's mean and variance: those of its group."""
+        x = _precise(x)
         mean = self._per_group(x.mean((1, 2, 3)))[:, None, None, None]
         variance = self._per_group(jnp.square(x - mean).mean((1, 2, 3)))[:, None, None, None]
-        return (x - mean) * (lax.rsqrt(variance + self.eps) * self.scale[...]) + self.bias[...]
+        return mean, variance
+
+    def precise(self, x: Frames, mean: Array, variance: Array) -> Frames:
+        """The normalised frames in float32 at least, whatever the type of `x`."""
+        return (_precise(x) - mean) * (lax.rsqrt(variance + self.eps) * self.scale[...]) + self.bias[...]
 
     def __call__(self, x: Frames) -> Frames:
-        return self.precise(x).astype(x.dtype)
+        return self.precise(x, *self.moments(x)).astype(x.dtype)
+
+    def in_slabs(self, x: Frames, axis: int) -> Source:
+        """The normalised frames, made when they are asked for."""
+        moments = self.moments(x)
+        return source_of(x, axis).then(lambda x: self.precise(x, *moments).astype(x.dtype))
 
 
 class CogVideoXSpatialNorm3D(nnx.Module):
@@ -132,19 +176,43 @@ class CogVideoXSpatialNorm3D(nnx.Module):
     def __call__(self, f: Frames, zq: Frames) -> Frames:
         # A 1x1x1 convolution commutes with nearest-neighbour resizing: convolve the small latents.
         scale, shift = (resize_latents(conv(zq)[0], f.shape[1:4]) for conv in (self.conv_y, self.conv_b))
-        return (self.norm_layer.precise(f) * scale + shift).astype(f.dtype)
+        return (self.norm_layer.precise(f, *self.norm_layer.moments(f)) * scale + shift).astype(f.dtype)
+
+    def in_slabs(self, f: Frames, zq: Frames, axis: int) -> Source:
+        """The normalised frames, made when they are asked for."""
+        moments, given = self.norm_layer.moments(f), source_of(f, axis)
+        small, indices = [conv(zq)[0] for conv in (self.conv_y, self.conv_b)], latent_indices(zq.shape, f.shape[1:4])
+        other = ROWS + COLUMNS - axis
+
+        def at(first: Array | int, cells: int, frames: slice) -> Frames:
+            def resized(zq: Frames) -> Frames:
+                zq = _take_slab(zq, indices[axis - 1], axis, first, cells)
+                return _take(_take(zq, indices[0][frames], 1), indices[other - 1], other)
+
+            scale, shift = map(resized, small)
+            return (self.norm_layer.precise(given.at(first, cells, frames), *moments) * scale + shift).astype(f.dtype)
+
+        return given._replace(at=at)
+
+
+def latent_indices(shape: tuple[int, ...], size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The latent that each frame, row and column of `size` takes its scale from: the nearest one.
+
+    With an odd number of frames, the first maps to the first.
+    """
+    frames, height, width = size
+    if frames > 1 and frames % 2 == 1:
+        if shape[1] < 2:
+            raise ValueError(f"{frames} frames need at least 2 latent frames to take their scale from, found 1")
+        times = np.concatenate([[0], 1 + nearest(shape[1] - 1, frames - 1)])
+    else:
+        times = nearest(shape[1], frames)
+    return times, nearest(shape[2], height), nearest(shape[3], width)
 
 
 def resize_latents(zq: Frames, size: tuple[int, int, int]) -> Frames:
-    """Resize to `size` (t, h, w) by nearest neighbour; with an odd number of frames, the first maps to the first."""
-    frames, height, width = size
-    if frames > 1 and frames % 2 == 1:
-        if zq.shape[1] < 2:
-            raise ValueError(f"{frames} frames need at least 2 latent frames to take their scale from, found 1")
-        times = np.concatenate([[0], 1 + nearest(zq.shape[1] - 1, frames - 1)])
-    else:
-        times = nearest(zq.shape[1], frames)
-    for axis, index in enumerate((times, nearest(zq.shape[2], height), nearest(zq.shape[3], width)), start=1):
+    """Resize to `size` (t, h, w) by nearest neighbour."""
+    for axis, index in enumerate(latent_indices(zq.shape, size), start=1):
         zq = _take(zq, index, axis)
     return zq
 
@@ -159,10 +227,27 @@ def nearest(source: int, target: int) -> np.ndarray:
 
 def _take(x: Array, index: np.ndarray, axis: int) -> Array:
     """`x` at `index` along `axis`; whole-number repeats are broadcasts, which fuse into what follows."""
-    repeats, rest = divmod(len(index), x.shape[axis])
-    if rest == 0 and np.array_equal(index, np.arange(len(index)) // repeats):
+    if repeats := _repeats(x, index, axis):
         return x if repeats == 1 else jnp.repeat(x, repeats, axis=axis)
     return jnp.take(x, index, axis=axis)
+
+
+def _take_slab(x: Array, index: np.ndarray, axis: int, first: Array | int, cells: int) -> Array:
+    """`x` at `cells` entries of `index` from `first` on."""
+    if cells == len(index):
+        return _take(x, index, axis)
+    repeats = _repeats(x, index, axis)
+    if repeats and cells % repeats == 0:
+        return jnp.repeat(cut(x, first // repeats, cells // repeats, axis), repeats, axis=axis)
+    if repeats and repeats % cells == 0:
+        return jnp.repeat(cut(x, first // repeats, 1, axis), cells, axis=axis)
+    return jnp.take(x, cut(jnp.asarray(index), first, cells, 0), axis=axis)
+
+
+def _repeats(x: Array, index: np.ndarray, axis: int) -> int:
+    """How often `index` takes each entry along `axis`, in order; 0 where it does something else."""
+    repeats, rest = divmod(len(index), x.shape[axis])
+    return repeats if rest == 0 and np.array_equal(index, np.arange(len(index)) // repeats) else 0
 
 
 class Linear(nnx.Module):
@@ -228,16 +313,30 @@ class CogVideoXUpsample3D(nnx.Module):
         self.foldable = (kernel_size, stride, padding) == (3, 1, 1)
         self.conv = Conv2d(in_channels, out_channels, kernel_size)
 
-    def __call__(self, x: Frames) -> Frames:
-        kernel, bias = self.conv.kernel[...], self.conv.bias[...]
-        # In bfloat16 the folded kernel's sums would be rounded: 1.34 times PyTorch's error, measured.
-        if self.foldable and x.dtype != jnp.bfloat16:
-            x = upsampled_conv2d(x, kernel, bias)
-        else:
-            x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
-            x = conv2d(x, kernel, bias, self.stride, ((self.padding,) * 2,) * 2)
+    def __call__(self, x: Frames, slabs: Slabs | None = None) -> Frames:
+        x = self.larger(x) if slabs is None else self._larger_in_slabs(x, slabs)
         if not self.compress_time or x.shape[1] == 1:
             return x
         # The convolution is of single frames, so each runs once and its result is repeated.
         alone = x.shape[1] % 2
         return jnp.concatenate([x[:, :alone], jnp.repeat(x[:, alone:], 2, axis=1)], axis=1)
+
+    def larger(self, x: Frames) -> Frames:
+        """Each frame, twice as high and wide, convolved."""
+        kernel, bias = self.conv.kernel[...], self.conv.bias[...]
+        # In bfloat16 the folded kernel's sums would be rounded: 1.34 times PyTorch's error, measured.
+        if self.foldable and x.dtype != jnp.bfloat16:
+            return upsampled_conv2d(x, kernel, bias)
+        x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
+        return conv2d(x, kernel, bias, self.stride, ((self.padding,) * 2,) * 2)
+
+    def _larger_in_slabs(self, x: Frames, slabs: Slabs) -> Frames:
+        axis, size = slabs.axis, x.shape[slabs.axis]
+        shape = (*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3], self.conv.kernel.shape[-1])
+
+        def run(first: Array | int, cells: int, there: Frames) -> Frames:
+            seen = with_halo(lambda first, cells: cut(x, first, cells, axis), first, cells, size, axis)
+            return lax.slice_in_dim(self.larger(seen), 2 * HALO, 2 * (HALO + cells), axis=axis)
+
+        cells = max(1, slabs.cells(shape, x.dtype.itemsize) // 2)
+        return fill(jnp.zeros(shape, x.dtype), size, cells, axis, run)

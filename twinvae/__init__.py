@@ -6,6 +6,7 @@ from typing import Any
 
 from twinvae.config import PRESETS, VAEConfig
 from twinvae.interface import ConvCache, FrameStream, VideoVAE
+from twinvae.memory import Plan
 from twinvae.posterior import Posterior
 from twinvae.registry import Layer, backend_module, backends
 
@@ -14,6 +15,7 @@ __all__ = [
     "ConvCache",
     "FrameStream",
     "Layer",
+    "Plan",
     "Posterior",
     "VAEConfig",
     "VideoVAE",
@@ -32,6 +34,7 @@ def load(
     dtype: str = "float32",
     jit: bool = True,
     seed: int = 0,
+    memory_budget: str | int | None = None,
 ) -> VideoVAE:
     """Load a VAE.
 
@@ -43,22 +46,30 @@ def load(
         dtype: "float64", "float32" or "bfloat16", of weights and activations.
         jit: compile each frame batch; False runs op by op. The reference always runs op by op.
         seed: of the seeded weights.
+        memory_budget: "16GiB", or bytes: calls take the fastest form whose peak is under it (see `VideoVAE.plan`).
+            None: what the device has.
     Raises:
-        ValueError: unknown backend, preset or dtype, or a checkpoint that does not fit its config.
+        ValueError: unknown backend, preset or dtype, a checkpoint that does not fit its config, or a budget that is
+            no size.
         FileNotFoundError, OSError: files that are missing or cannot be read.
     """
     from twinvae.arrays import checked_dtype
     from twinvae.checkpoint import fingerprint, read_checkpoint, seeded_tensors
     from twinvae.config import preset_config
+    from twinvae.memory import parse_size
 
     module = backend_module(backend)
     checked_dtype(dtype)
+    if memory_budget is not None:
+        parse_size(memory_budget)  # before minutes of loading
     if weights is None:
         config = preset_config(preset)
         tensors = seeded_tensors(config, seed)
     else:
         config, tensors = read_checkpoint(weights, subfolder)
-    return module.load(config, tensors, dtype=dtype, jit=jit, checkpoint=fingerprint(tensors))
+    vae = module.load(config, tensors, dtype=dtype, jit=jit, checkpoint=fingerprint(tensors))
+    vae.set_memory_budget(memory_budget)
+    return vae
 
 
 def load_layer(

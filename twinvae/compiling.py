@@ -13,9 +13,9 @@ CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRA
 
 
 @cache
-def compiler_options() -> dict[str, str]:
-    """Options of `jax.jit` for the default device; none where this version of XLA does not know them."""
-    options = CPU if jax.default_backend() == "cpu" else {}
+def compiler_options(platform: str | None = None) -> dict[str, str]:
+    """Options of `jax.jit` for a platform, or for the default device's; none where this XLA does not know them."""
+    options = CPU if (platform or jax.default_backend()) == "cpu" else {}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except (jax.errors.JaxRuntimeError, ValueError):

@@ -13,7 +13,9 @@ from jaxtyping import Array, Float
 
 from twinvae import arrays
 from twinvae.config import VAEConfig
+from twinvae.forms import WHOLE, Form
 from twinvae.frames import continued_batches, frame_batches
+from twinvae.memory import Plan
 from twinvae.posterior import Posterior
 from twinvae.tiles import Operation, TileGrid, TileSettings
 from twinvae.tiling import run_tiles
@@ -56,7 +58,7 @@ class FrameStream(Iterator):
     def __init__(self, vae: VideoVAE, operation: Operation, clip: Video, cache: ConvCache | None):
         self._vae, self._operation, self._clip = vae, operation, clip
         self._frame = (clip.shape[0], *clip.shape[2:4], vae.dtype)
-        self._grid = vae._grid(operation, clip)
+        self._form, self._grid = vae._layout(operation, clip)
         batch_size = vae._batch_size(operation)
         if cache is None:
             self._batches = iter(frame_batches(clip.shape[1], batch_size))
@@ -102,7 +104,7 @@ class FrameStream(Iterator):
 
         def run_tile(tile: Video) -> Video:
             carried = self._tiles[len(done)] if self._tiles else None
-            out, cache = self._vae._step(self._operation, tile, carried)
+            out, cache = self._vae._step(self._operation, tile, carried, self._form)
             done.append(cache)
             return out
 
@@ -135,12 +137,20 @@ class VideoVAE(ABC):
         self.use_slicing = False
         self.use_tiling = False
         self.tiles = TileSettings.of(config)
+        self.memory_budget: int | None = None
 
     # What a backend supplies
 
     @abstractmethod
-    def _step(self, operation: Operation, frames: Video, cache: Cache | None) -> tuple[Video, Cache]:
-        """Put one frame batch through the encoder (giving moments) or the decoder, and hand the conv cache on."""
+    def _step(
+        self, operation: Operation, frames: Video, cache: Cache | None, form: Form = WHOLE, spent: bool = False
+    ) -> tuple[Video, Cache]:
+        """Put one frame batch through the encoder (giving moments) or the decoder, and hand the conv cache on.
+
+        Args:
+            form: how, where a backend has more ways than one.
+            spent: nobody needs the conv cache that goes in any more.
+        """
 
     @abstractmethod
     def _concatenate(self, parts: list[Video], axis: int) -> Video:
@@ -257,6 +267,29 @@ class VideoVAE(ABC):
     def disable_slicing(self) -> None:
         self.use_slicing = False
 
+    def set_memory_budget(self, size: str | int | None) -> None:
+        """Have calls take the fastest form whose peak is under a size such as "16GiB"; None: what the device has.
+
+        Raises:
+            ValueError: not a size, or a backend that compiles nothing, so that no peak is known before a call.
+        """
+        if size is not None:
+            raise ValueError(f"the {self.backend!r} backend runs on PyTorch, and what it will need is not known before")
+
+    def plan(self, shape: tuple[int, ...], operation: Operation = "decode", sharding: Any = None) -> Plan:
+        """What `encode` or `decode` of a clip of `shape` will do under the memory budget, and the predicted peak.
+
+        Forms are compiled, the fastest first, until one fits; the call itself then compiles nothing again.
+
+        Args:
+            shape: [b, t, h, w, c] of the video or the latents.
+            sharding: of the clip, on devices that need not be there: those of a TPU compiler's topology.
+        Raises:
+            ValueError: a wrong shape, or a backend that compiles nothing.
+            MemoryError: no form fits; the message names the smallest budget that would do.
+        """
+        raise ValueError(f"the {self.backend!r} backend runs on PyTorch, and what it will need is not known before")
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and safetensors that diffusers' `from_pretrained` reads back bit for bit."""
         from twinvae.checkpoint import write_checkpoint
@@ -300,22 +333,30 @@ class VideoVAE(ABC):
             items = [self._run(operation, clip[index : index + 1]) for index in range(clip.shape[0])]
             return self._concatenate(items, axis=0)
         batches = frame_batches(clip.shape[1], self._batch_size(operation))
-        grid = self._grid(operation, clip)
+        form, grid = self._layout(operation, clip)
 
         def run_tile(tile: Video) -> Video:
             parts, cache = [], None
             for batch in batches:
-                part, cache = self._step(operation, tile[:, batch], cache)
+                part, cache = self._step(operation, tile[:, batch], cache, form, form != WHOLE)
                 parts.append(part)
             return self._concatenate(parts, axis=1)
 
         return self._over_tiles(grid, clip, run_tile)
 
-    def _grid(self, operation: Operation, clip: Video) -> TileGrid | None:
+    def _layout(self, operation: Operation, clip: Video) -> tuple[Form, TileGrid | None]:
+        """The form of every step of a call, and its tiles."""
+        return WHOLE, self._grid(operation, clip.shape)
+
+    def _grid(self, operation: Operation, shape: tuple[int, ...]) -> TileGrid | None:
         """The tiles of a clip's frames; None when they are not tiled."""
-        height, width = clip.shape[2:4]
+        return self._tiles(operation, shape) if self.use_tiling else None
+
+    def _tiles(self, operation: Operation, shape: tuple[int, ...]) -> TileGrid | None:
+        """The tiles of a clip's frames as the settings have them; None when a frame is no larger than a tile."""
+        height, width = shape[2:4]
         compression = self.config.spatial_compression
-        if not (self.use_tiling and self.tiles.needs_tiles(operation, height, width, compression)):
+        if not self.tiles.needs_tiles(operation, height, width, compression):
             return None
         return self.tiles.grid(operation, height, width, compression)
 

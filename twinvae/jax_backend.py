@@ -14,9 +14,14 @@ from twinvae import arrays, tiling
 from twinvae.blocks import block_names
 from twinvae.compiling import compiler_options
 from twinvae.config import VAEConfig
+from twinvae.forms import WHOLE, Form
 from twinvae.frames import frame_batches
 from twinvae.interface import Cache, Operation, VideoVAE
+from twinvae.memory import Plan, parse_size
+from twinvae.planning import device_of, forms_of, make_plan, roomy_form
+from twinvae.tiles import TileGrid
 
+SLAB_BYTES = 96 * 2**20  # a hundredth of a program's peak at 768x1360, and dozens of rows
 Params = Any  # a backend's own tree of jax.Array
 
 
@@ -26,16 +31,20 @@ class JaxVideoVAE(VideoVAE):
     Args:
         params: the backend's tree of arrays, passed to every step.
         jit: compile each step; False runs op by op.
+
+    Attributes:
+        forms: the backend's ways to compute a frame batch, the fastest first and the leanest last.
+        slab_bytes: of a slab's input, in the forms that have slabs.
     """
 
     def __init__(self, config: VAEConfig, dtype: str, checkpoint: str, params: Params, jit: bool):
         super().__init__(config, dtype, checkpoint)
         self.params = params
         self.jit = jit
-        steps = {operation: partial(self.step, operation) for operation in ("encode", "decode")}
-        options = compiler_options()
-        self._steps = {name: jax.jit(step, compiler_options=options) for name, step in steps.items()} if jit else steps
-        self._inner_steps = {name: jax.jit(step) for name, step in steps.items()} if jit else steps
+        self.forms: tuple[Form, ...] = (WHOLE,)
+        self.slab_bytes = SLAB_BYTES
+        self._compiled_steps: dict[Any, Any] = {}
+        self._plans: dict[Any, Plan] = {}
         self._blending = jax.jit(tiling.blend, static_argnames=("extent", "axis")) if jit else tiling.blend
 
     @abstractmethod
@@ -45,6 +54,7 @@ class JaxVideoVAE(VideoVAE):
         Args:
             frames: [b, t, h, w, c], video or latents.
             cache: None for the first frame batch of a clip, else what the step before returned.
+            form: one of `forms`, an argument of backends that have more than "whole".
         Returns:
             The output, channel-last, and the conv cache.
         """
@@ -90,11 +100,60 @@ class JaxVideoVAE(VideoVAE):
     def _scope(self) -> Any:
         return arrays.dtype_scope(arrays.DTYPES[self.dtype])
 
-    def _step(self, operation: Operation, frames: jax.Array, cache: Cache | None) -> Any:
+    def set_memory_budget(self, size: str | int | None) -> None:
+        if size is not None and not self.jit:
+            raise ValueError("a memory budget needs compiled programs, whose peak is known: load with jit=True")
+        self.memory_budget = None if size is None else parse_size(size)
+
+    def plan(self, shape: tuple[int, ...], operation: Operation = "decode", sharding: Any = None) -> Plan:
+        self._check_shape(operation, shape)
+        if not self.jit:
+            raise ValueError("a plan is made of compiled programs, whose peak is known: load with jit=True")
+        return make_plan(self, operation, tuple(shape), sharding)
+
+    def _layout(self, operation: Operation, clip: jax.Array) -> tuple[Form, TileGrid | None]:
+        grid = self._grid(operation, clip.shape)
+        if not self.jit or (len(self.forms) == 1 and self.memory_budget is None):
+            return self.forms[0], grid
+        form = roomy_form(self, operation, clip.shape, grid, None)
+        if form is None and isinstance(clip, jax.core.Tracer):  # inside of somebody's program nothing can be compiled
+            form = self.forms[-1]
+        if form is not None:
+            return form, grid
+        plan = make_plan(self, operation, clip.shape, None)
+        return plan.form, self._tiles(operation, clip.shape) if plan.tiles else None
+
+    def _step(
+        self, operation: Operation, frames: jax.Array, cache: Cache | None, form: Form = WHOLE, spent: bool = False
+    ) -> Any:
         # Inside of somebody's program, how that is compiled is theirs to say.
-        steps = self._inner_steps if isinstance(frames, jax.core.Tracer) else self._steps
+        run = self.compiled_step(operation, form, isinstance(frames, jax.core.Tracer), spent)
         with self._scope():
-            return steps[operation](self.params, jnp.asarray(frames), cache)
+            return run(self.params, jnp.asarray(frames), cache)
+
+    def _step_of(self, operation: Operation, form: Form) -> Any:
+        """The pure step, for backends of one form without that argument."""
+        return partial(self.step, operation) if form == WHOLE else partial(self.step, operation, form=form)
+
+    def compiled_step(
+        self, operation: Operation, form: Form, inside: bool = False, spent: bool = False, platform: str | None = None
+    ) -> Any:
+        """The jitted step (the plain one of an eager VAE).
+
+        Args:
+            inside: of another program that is being traced.
+            spent: nobody needs the conv cache that goes in, and what comes out may lie in its place.
+            platform: that it is compiled for; the default device's where it is None.
+        """
+        run = self._step_of(operation, form)
+        if not self.jit:
+            return run
+        key = operation, form, self.slab_bytes, inside, spent, platform
+        if key not in self._compiled_steps:
+            options = {} if inside else compiler_options(platform)
+            donated = {"donate_argnums": 2} if spent else {}
+            self._compiled_steps[key] = jax.jit(run, compiler_options=options, **donated)
+        return self._compiled_steps[key]
 
     def _concatenate(self, parts: list[jax.Array], axis: int) -> jax.Array:
         with self._scope():
@@ -104,17 +163,18 @@ class JaxVideoVAE(VideoVAE):
         with self._scope():
             return self._blending(tile, neighbour, extent=extent, axis=axis)
 
-    def _whole(self, operation: Operation, params: Params, clip: jax.Array) -> jax.Array:
-        """Pure: the whole clip as one program; the frame batches after the first two run in a `lax.scan`."""
+    def _whole(self, operation: Operation, params: Params, clip: jax.Array, form: Form = WHOLE) -> jax.Array:
+        """Pure: the whole clip as one program; the frame batches after the first run in a `lax.scan`."""
         batches = frame_batches(clip.shape[1], self._batch_size(operation))
-        head, cache = self.step(operation, params, clip[:, batches[0]], None)
+        step = self._step_of(operation, form)
+        head, cache = step(params, clip[:, batches[0]], None)
         if len(batches) == 1:
             return head
         rest = clip[:, batches[1].start :]
         rest = rest.reshape(rest.shape[0], len(batches) - 1, -1, *rest.shape[2:]).swapaxes(0, 1)
 
         def body(cache: Cache, frames: jax.Array) -> tuple[Cache, jax.Array]:
-            out, cache = self.step(operation, params, frames, cache)
+            out, cache = step(params, frames, cache)
             return cache, out
 
         _, tail = jax.lax.scan(body, cache, rest)
@@ -122,16 +182,56 @@ class JaxVideoVAE(VideoVAE):
         return jnp.concatenate([head, tail.reshape(tail.shape[0], -1, *tail.shape[3:])], axis=1)
 
     def _lower(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> jax.stages.Lowered:
-        dtype = arrays.DTYPES[self.dtype]
-        self._checked(operation, np.broadcast_to(np.zeros((), dtype), shape))
+        self._check_shape(operation, shape)
+        form = self._lowered_form(operation, shape, sharding)
+        options = compiler_options(device_of(sharding).platform)
+        run = jax.jit(partial(self._whole, operation, form=form), compiler_options=options)
+        with self._scope():
+            return run.lower(self._abstract_params(sharding), self._abstract(shape, sharding))
 
-        def abstract(array: Any) -> jax.ShapeDtypeStruct:
+    def lower_step(
+        self,
+        operation: Operation,
+        shape: tuple[int, ...],
+        sharding: Any = None,
+        first: bool = False,
+        form: Form | None = None,
+    ) -> jax.stages.Lowered:
+        """Lower one frame batch as a program, without running anything: what `encode` and `decode` run.
+
+        Args:
+            shape: [b, t, h, w, c] of the frame batch, of video or of latents.
+            sharding: of the frames, and of the conv cache, whose axes are the same.
+            first: without a conv cache.
+            form: one of `forms`; None takes the one that the budget, or the device, has room for.
+        """
+        self._check_shape(operation, shape)
+        form = self._lowered_form(operation, shape, sharding) if form is None else form
+        platform = None if sharding is None else device_of(sharding).platform
+        step = self.compiled_step(operation, form, spent=form != WHOLE, platform=platform)
+        with self._scope():
+            params, frames = self._abstract_params(sharding), self._abstract(shape, sharding)
+            if first:
+                return step.lower(params, frames, None)
+            _, cache = jax.eval_shape(partial(self.step, operation), params, frames, None)
+            cache = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), cache)
+            return step.lower(params, frames, cache)
+
+    def _check_shape(self, operation: Operation, shape: tuple[int, ...]) -> None:
+        self._checked(operation, np.broadcast_to(np.zeros((), arrays.DTYPES[self.dtype]), shape))
+
+    def _lowered_form(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> Form:
+        """The fastest form that there is certainly room for, else the leanest."""
+        return roomy_form(self, operation, shape, None, sharding) or forms_of(self, sharding)[-1]
+
+    def _abstract(self, shape: tuple[int, ...], sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, arrays.DTYPES[self.dtype], sharding=sharding)
+
+    def _abstract_params(self, sharding: Any) -> Params:
+        def abstract(array: jax.Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=_replicated(sharding))
 
-        with self._scope():
-            params = jax.tree.map(abstract, self.params)
-            clip = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-            return jax.jit(partial(self._whole, operation)).lower(params, clip)
+        return jax.tree.map(abstract, self.params)
 
 
 def _replicated(sharding: Any) -> Any:

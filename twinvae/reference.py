@@ -150,7 +150,7 @@ class TorchVideoVAE(VideoVAE):
         """Give the model this VAE's settings, checked as they are for every backend, slices off."""
         frame_batches(clip.shape[1], self._batch_size(operation))
         if tiled:
-            self._grid(operation, clip)  # refuses what the encoder cannot take
+            self._grid(operation, clip.shape)  # refuses what the encoder cannot take
         model, compression = self.model, self.config.spatial_compression
         model.use_tiling, model.use_slicing = tiled, False
         model.num_sample_frames_batch_size = self.num_sample_frames_batch_size
@@ -167,7 +167,7 @@ class TorchVideoVAE(VideoVAE):
         return self.model.decode(clip).sample
 
     @torch.no_grad()
-    def _step(self, operation: Operation, frames: Video, cache: Cache | None) -> tuple[Video, Cache]:
+    def _step(self, operation: Operation, frames: Video, cache: Cache | None, *_: object) -> tuple[Video, Cache]:
         model, x = self.model, _channel_first(frames, self.dtype)
         if operation == "encode":
             x, cache = model.encoder(x, conv_cache=cache)

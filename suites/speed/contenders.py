@@ -116,25 +116,29 @@ def evidence(vae: VideoVAE, group: Group, clip: np.ndarray) -> tuple[int, dict[s
             return dispatches(_call(vae, group), given), {"whole call": program_costs(lowered)}
         with _noted_steps(vae, group) as steps:
             count = dispatches(_call(vae, group), given)
-        step = vae._steps[group.operation]
-        return count, {name: program_costs(step.lower(vae.params, *given)) for name, given in steps.items()}
+        lowered = {name: step.lower(vae.params, *given) for name, (step, given) in steps.items()}
+        return count, {name: program_costs(program) for name, program in lowered.items()}
 
 
 @contextlib.contextmanager
-def _noted_steps(vae: JaxVideoVAE, group: Group) -> Iterator[dict[str, Any]]:
-    """Frames and conv cache, as zeros, of every kind of step that is taken while the block runs, by its name."""
-    noted: dict[str, Any] = {}
-    step = vae._inner_steps[group.operation]
+def _noted_steps(vae: JaxVideoVAE, group: Group) -> Iterator[dict[str, tuple[Any, tuple[Any, Any]]]]:
+    """Each kind of step taken while the block runs, by name: compiled, and frames and conv cache as zeros."""
+    noted: dict[str, tuple[Any, tuple[Any, Any]]] = {}
+    compiled_step = vae.compiled_step
     like = partial(jax.tree.map, lambda array: np.zeros(array.shape, array.dtype))
 
-    def noting(params: Any, frames: Any, cache: Any) -> Any:
-        which = "first" if cache is None else "later"
-        tile = f" of a {frames.shape[2]}x{frames.shape[3]} tile" if group.size.tiled else ""
-        noted.setdefault(f"{which} frame batch ({frames.shape[1]}){tile}", (like(frames), like(cache)))
-        return step(params, frames, cache)
+    def noting_step(operation: Any, form: Any, inside: bool, spent: bool) -> Any:
+        def noting(params: Any, frames: Any, cache: Any) -> Any:
+            which = "first" if cache is None else "later"
+            tile = f" of a {frames.shape[2]}x{frames.shape[3]} tile" if group.size.tiled else ""
+            taken = compiled_step(operation, form, False, spent), (like(frames), like(cache))
+            noted.setdefault(f"{which} frame batch ({frames.shape[1]}){tile}", taken)
+            return compiled_step(operation, form, inside, spent)(params, frames, cache)
 
-    vae._inner_steps = vae._inner_steps | {group.operation: noting}
+        return noting
+
+    vae.compiled_step = noting_step
     try:
         yield noted
     finally:
-        vae._inner_steps = vae._inner_steps | {group.operation: step}
+        del vae.compiled_step

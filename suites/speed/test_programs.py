@@ -14,8 +14,10 @@ from suites.speed.clock import replay, replay_clock
 from suites.speed.measure import compilation_values, program_values
 from twinvae.tiles import TileSettings
 
-# Latents: a clip of one frame batch, one of three, and the same of frames four times as large, in tiles.
+# Latents: a clip of one frame batch, one of three, and the same of frames four times as large, in tiles; then in tiles
+# that overlap by half along their height, so that they are blended.
 LENGTHS, CELLS = (2, 5), (2, 3)
+BLENDED = 1 / 2
 
 pytestmark = pytest.mark.benchmark(timer=replay_clock)
 
@@ -37,7 +39,7 @@ def test_a_program_is_compiled_once(model, backend, mode, dtype, record, benchma
         decode_clips(vae)
         once = list(found)
         decode_clips(vae)
-    vae.use_tiling = True
+    vae.enable_tiling(tile_overlap_factor_height=BLENDED)
     in_tiles = dispatches(vae.decode, latents_of(vae, LENGTHS[-1], 2))
     common = {"case": "clips of several lengths, and in tiles", "operation": "decode"}
     record(metric="programs compiled", value=compiled(once, NETWORK) or compiled(once), **common)

@@ -1,0 +1,100 @@
+"""Slabs: layers computed some rows (or columns) at a time, each with the cells beside it that its convolution sees.
+
+What a slab is made from is made with it, so that no normalised activation exists in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
+from jaxtyping import Array, Float
+
+ROWS, COLUMNS = 2, 3
+ROW_MAJOR = Layout(major_to_minor=(0, 1, 2, 3, 4))
+REPEATS = 8  # rows of the largest frames for each row of latents
+HALO = 1  # cells on either side that a kernel of 3 sees
+Frames = Float[Array, "b t h w c"]
+
+
+class Slabs(NamedTuple):
+    """How large slabs are, and along which axis frames are cut.
+
+    Args:
+        bytes: of the input of a slab's convolution.
+        axis: ROWS; COLUMNS where rows are sharded, since a slab of rows would be on one device then.
+    """
+
+    bytes: int
+    axis: int = ROWS
+
+    def cells(self, shape: tuple[int, ...], itemsize: int) -> int:
+        """Rows (or columns) of an array of `shape` that a slab holds; all of them where that is less than two slabs.
+
+        As many belong to each of the slab's latents: latents repeat 1, 2, 4 or 8 times.
+        """
+        size = shape[self.axis]
+        cells = max(1, self.bytes * size // (prod(shape) * itemsize))
+        if size < 2 * cells:
+            return size
+        return cells // REPEATS * REPEATS if cells >= REPEATS else 1 << (cells.bit_length() - 1)
+
+
+class Source(NamedTuple):
+    """Frames that are made when they are asked for.
+
+    Args:
+        at: `at(first, cells, frames)` gives `cells` rows (or columns) from `first` on, of a slice of the frames.
+    """
+
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+    at: Callable[[Array | int, int, slice], Frames]
+
+    def then(self, function: Callable[..., Frames], *args: object) -> Source:
+        """These frames after a function of each cell."""
+        return self._replace(at=lambda *where: function(self.at(*where), *args))
+
+
+def cut(x: Frames, first: Array | int, cells: int, axis: int) -> Frames:
+    """`cells` rows (or columns) of `x`; all of `x` where that is what it has."""
+    return x if cells == x.shape[axis] else lax.dynamic_slice_in_dim(x, first, cells, axis)
+
+
+def source_of(x: Frames, axis: int) -> Source:
+    """Frames that exist already."""
+    return Source(x.shape, x.dtype, lambda first, cells, frames: cut(x[:, frames], first, cells, axis))
+
+
+def with_halo(at: Callable[[Array | int, int], Frames], first: Array | int, cells: int, size: int, axis: int) -> Frames:
+    """A slab and the cell on either side of it, which is zero beyond the frame, as a convolution's padding is."""
+    above, below = jnp.maximum(first - HALO, 0), jnp.minimum(first + cells, size - HALO)
+    before = jnp.where(first > 0, at(above, HALO), 0)
+    after = jnp.where(first + cells < size, at(below, HALO), 0)
+    return jnp.concatenate([before, at(first, cells), after], axis)
+
+
+def fill(out: Frames, size: int, cells: int, axis: int, run: Callable[[Array | int, int, Frames], Frames]) -> Frames:
+    """Put every slab in its place.
+
+    Args:
+        out: what is overwritten; a slab of it may be one of several that a slab of input gives.
+        size: rows (or columns) of the input.
+        cells: of them, in a slab; the last slab holds what remains.
+        run: `run(first, cells, there)` gives a slab; `there` is what `out` holds in its place.
+    """
+    scale = out.shape[axis] // size
+
+    def put(first: Array | int, cells: int, out: Frames) -> Frames:
+        there = cut(out, scale * first, scale * cells, axis)
+        # Else a TPU's compiler lays frames out anew for every convolution, and both layouts exist in full.
+        slab = with_layout_constraint(run(first, cells, there), ROW_MAJOR)
+        return lax.dynamic_update_slice_in_dim(out, slab, scale * first, axis)
+
+    full, rest = divmod(size, cells)
+    out = lax.fori_loop(0, full, lambda index, out: put(index * cells, cells, out), out)
+    return put(full * cells, rest, out) if rest else out
