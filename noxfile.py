@@ -27,10 +27,10 @@ def python(session: nox.Session, *arguments: str) -> None:
     """Run the shared environment's python, installing what the project pins if that has changed."""
     wanted = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in ("constraints.txt", "pyproject.toml")))
     if not STAMP.exists() or STAMP.read_text() != wanted.hexdigest():
-        session.log("installing the pinned environment into .venv (1.7 GB, a minute or two, once)")
+        session.log("installing the pinned environment into .venv (1.9 GB, a minute or two, once)")
         session.run(sys.executable, "-m", "venv", str(VENV), external=True)
         pip = (str(BIN / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        session.run(*pip, "--constraint", "constraints.txt", "--editable", ".[dev]", external=True)
+        session.run(*pip, "--constraint", "constraints.txt", "--editable", ".[dev,tpu-aot]", external=True)
         STAMP.write_text(wanted.hexdigest())
     session.run(str(BIN / "python"), *arguments, external=True)
 
@@ -44,7 +44,14 @@ def _suite_session(suite: str) -> None:
 
 
 for suite in SUITES:
-    _suite_session(suite)
+    if suite != "memory":
+        _suite_session(suite)
+
+
+@nox.session
+def memory(session: nox.Session) -> None:
+    """Run the memory suite here and for the TPU compiler; --aot v6e compiles all, --frontier v6e explores."""
+    python(session, "-m", "suites.memory", *session.posargs)
 
 
 @nox.session
@@ -52,6 +59,9 @@ def tests(session: nox.Session) -> None:
     """Run the project's own tests and every suite on the tiny preset; pages go to build/reports."""
     quick = ("--preset", "tiny", "--report-dir", "build/reports")
     python(session, "-m", "pytest", "tests", "suites", *quick, *session.posargs)
+    if not session.posargs:  # what is given is for the run above
+        aot = ("--platform", "tpu-v6e-aot", "--report-dir", "build/reports")
+        python(session, "-m", "pytest", "suites/memory", *aot)
 
 
 @nox.session
@@ -70,6 +80,12 @@ def faults(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Try the suites on unchanged code, over and over, in random order and under load: false alarms."""
     python(session, "-m", "suites.faults.soak", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Try the tests: a sample of small changes to the sources, made by a tool, and whether some test fails of each."""
+    python(session, "-m", "suites.faults.mutants", *session.posargs)
 
 
 @nox.session

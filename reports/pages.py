@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateNotFound
 
 from reports.baselines import Baseline, changed_inputs
 from reports.figures import Picture
+from reports.memory import PUBLISHED, ceiling_table, frontier_table, prediction_table
 from reports.speed import history_notes, history_table, speed_table
 from reports.verdicts import DTYPES, Departure, Verdict, counts, first_departures, incomparable, number, place
 from suites.harness.metrics import grade
@@ -151,7 +152,7 @@ def notes(judged: Judged) -> list[str]:
         found.insert(0, f"**Interrupted**: here is what was measured by then, {many(len(data.records), 'value')}.")
     elif not data.complete:
         found.append("Only a part of the suite was run: what is not here was not asked for.")
-    disturbed = sum(not record.sure for record in data.records)
+    disturbed = sum(not record.sure and not record.pending for record in data.records)
     if disturbed:
         found.append(
             f"**Other work had the cores**: {many(disturbed, 'value')} could not be measured well enough to be judged. "
@@ -350,6 +351,8 @@ def _measured(verdict: Verdict, with_unit: bool = True) -> str:
     if record is None:
         return "missing"
     text = number(record.value)
+    if record.pending:
+        return "needs compiling"
     if not record.sure:
         text += " (disturbed)"
     elif record.interval and record.kind != "exact":
@@ -382,12 +385,12 @@ _TEMPLATES = Environment(
     loader=PackageLoader("reports"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     keep_trailing_newline=True,
 )  # fmt: skip
-_TEMPLATES.globals.update(FAILING_ROWS=FAILING_ROWS, FAILURES=FAILURES)
+_TEMPLATES.globals.update(FAILING_ROWS=FAILING_ROWS, FAILURES=FAILURES, PUBLISHED=PUBLISHED)
 _TEMPLATES.globals.update({
     function.__name__: function
     for function in (
-        count_table, counts, culprits, failing_table, failure_table, grade_counts, grade_table, headline, notes,
-        history_notes, history_table, provenance_table, rerun_commands, speed_table, status_table, table, value_tables,
-        worst_table,
+        ceiling_table, count_table, counts, culprits, failing_table, failure_table, frontier_table, grade_counts,
+        grade_table, headline, notes, history_notes, history_table, prediction_table, provenance_table, rerun_commands,
+        speed_table, status_table, table, value_tables, worst_table,
     )
 })  # fmt: skip

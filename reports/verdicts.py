@@ -11,8 +11,10 @@ from typing import Literal, NamedTuple
 from reports.baselines import Baseline, Entry, stored
 from suites.harness.records import Key, Record, Run, RunData
 
-Status = Literal["regressed", "missing", "inconclusive", "new", "improved", "pass"]
-STATUSES: tuple[Status, ...] = ("regressed", "missing", "inconclusive", "new", "improved", "pass")
+Status = Literal["regressed", "missing", "needs compiling", "inconclusive", "new", "improved", "pass"]
+STATUSES: tuple[Status, ...] = (
+    "regressed", "missing", "needs compiling", "inconclusive", "new", "improved", "pass",
+)  # fmt: skip
 FAILING = ("regressed", "missing")
 COMPILER, REFERENCE_PACKAGES = ("jax", "jaxlib"), ("torch", "diffusers")
 DTYPES = ("float64", "float32", "bfloat16")  # in the order in which they show a departure best
@@ -75,6 +77,9 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
 
     def verdict(status: Status, reason: str = "", used: float | None = None) -> Verdict:
         return Verdict(status, record.key, reason, record, before, used)
+
+    if record.pending:
+        return verdict("needs compiling", f"`{record.pending}`" + (f" ({record.note})" if record.note else ""))
 
     if math.isinf(record.tolerance) and record.limit is None:
         return verdict("pass" if entry else "new", record.note or "shown, and held against no baseline")

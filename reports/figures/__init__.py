@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import matplotlib
 
-from reports.figures import frames, parity, speed, tiling
+from reports.figures import frames, memory, parity, speed, tiling
 from reports.figures.drawing import STYLE, Picture
 from reports.verdicts import Verdict
 from suites.harness.records import RunData
@@ -18,6 +18,7 @@ FIGURES: dict[str, tuple[Callable[[RunData, Sequence[Verdict]], Iterator[Picture
     "parity": (parity.error_growth, parity.frames),
     "tiling": (tiling.seam_maps, tiling.overlap_curves),
     "frames": (frames.frame_map, frames.reach),
+    "memory": (memory.ceilings, memory.prediction, memory.frontier),
     "speed": (speed.speeds, speed.eager_and_jit, speed.first_calls, speed.against_baseline, speed.history),
 }
 

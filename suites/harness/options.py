@@ -15,6 +15,7 @@ import pytest
 import twinvae
 from reports.baselines import read_baseline
 from suites.harness.clips import read_clip
+from suites.harness.libtpu import CHIPS, platform_of
 from suites.harness.provenance import detect_platform
 from twinvae.arrays import DTYPES
 from twinvae.checkpoint import fingerprint, read_checkpoint, tensor_shapes
@@ -30,8 +31,8 @@ LARGE_MODES = ("jit",)
 LARGE_DTYPES = ("float32", "bfloat16")
 AXES = ("model", "backend", "mode", "dtype")
 NAMES = (
-    "backend", "mode", "dtype", "preset", "weights", "subfolder", "clip", "seed", "platform", "baseline-dir",
-    "report-dir",
+    "backend", "mode", "dtype", "preset", "weights", "subfolder", "clip", "seed", "platform", "aot",
+    "baseline-dir", "report-dir",
 )  # fmt: skip
 
 
@@ -58,6 +59,7 @@ class Options:
     """The suites' options, checked.
 
     Args:
+        compiles_all: whether the TPU compiler is given large programs, too, where they have changed.
         weights, clip_label: what a run's numbers belong to; values are compared between equal labels only.
         given: the suite options that stood on the command line, to run a case again with.
     """
@@ -73,6 +75,7 @@ class Options:
     report_dir: Path
     seed: int
     given: tuple[str, ...]
+    compiles_all: bool = False
 
     @property
     def clip_label(self) -> str:
@@ -125,6 +128,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--seed", metavar="N", help="of seeded weights and random inputs (default: 0)")
     group.addoption("--platform", metavar="NAME", help="whose baselines and pages, such as cpu (default: detected)")
+    group.addoption(
+        "--aot",
+        metavar="CHIP",
+        help=f"take the TPU compiler's platform for {', '.join(CHIPS)}, and compile all that has changed",
+    )
     group.addoption("--baseline-dir", metavar="DIR", help="where baselines are (default: baselines)")
     group.addoption("--report-dir", metavar="DIR", help="where records and pages go (default: reports)")
 
@@ -149,7 +157,7 @@ def read_options(given: Any) -> Options:
     weights = _weights(given.weights, given.subfolder, seed)
     presets = _names("--preset", given.preset, tuple(twinvae.PRESETS), () if weights else DEFAULT_PRESETS)
     models = [Model(name, preset_config(name), {"preset": name, "seed": seed}) for name in presets]
-    platform = given.platform or detect_platform()
+    platform = _platform(given)
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", platform):
         raise pytest.UsageError(f"--platform {platform!r}: expected small letters, digits and dashes, such as gpu-h200")
     baseline_dir = _folder(given.baseline_dir, "baselines", "--baseline-dir")
@@ -165,7 +173,22 @@ def read_options(given: Any) -> Options:
         report_dir=_writable(_folder(given.report_dir, "reports"), platform),
         seed=seed,
         given=_given(given),
+        compiles_all=given.aot is not None,
     )
+
+
+def _platform(given: Any) -> str:
+    if given.aot is None:
+        return given.platform or detect_platform()
+    if given.aot not in CHIPS:
+        several = "; several: `nox -s memory -- --aot v6e,v5e`" if "," in given.aot else ""
+        raise pytest.UsageError(f"--aot {given.aot}: unknown chip; choose one of {', '.join(CHIPS)}{several}")
+    if given.platform not in (None, platform_of(given.aot)):
+        raise pytest.UsageError(
+            f"--platform {given.platform} with --aot {given.aot}: the TPU compiler's platform is "
+            f"{platform_of(given.aot)}; leave --platform out"
+        )
+    return platform_of(given.aot)
 
 
 def _names(option: str, given: str | None, known: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:

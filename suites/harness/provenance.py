@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import psutil
 
+from suites.harness.libtpu import CHIPS, chip_of
 from suites.harness.records import Run, Selection
 
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "torchax", "diffusers", "numpy")
@@ -42,9 +43,11 @@ def collect(
         weights, clip: labels that stay the same when the same input is used again.
         options: the suite options that were given on the command line, to run a case again.
     """
-    processor = _processor()
+    processor, chip = _processor(), chip_of(platform)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     device = processor if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    if chip:
+        device = f"no TPU: its compiler for {CHIPS[chip].topology}"
     memory = round(psutil.virtual_memory().total / 2**30)
     traits = f"{processor}|{cores}|{memory}|{device}|{jax.device_count()}"
     return Run(
@@ -52,7 +55,7 @@ def collect(
         platform=platform,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=commit(),
-        versions=_versions(),
+        versions=_versions((*PACKAGES, "libtpu") if chip else PACKAGES),
         device=device,
         cores=cores,
         machine=hashlib.sha256(traits.encode()).hexdigest()[:12],
@@ -80,9 +83,9 @@ def platform_name(backend: str, device_kind: str) -> str:
     return f"{backend}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}"
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: Sequence[str]) -> dict[str, str]:
     found = {"python": host.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

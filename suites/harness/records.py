@@ -99,6 +99,7 @@ class Record(_Line):
             optimiser made of a program is.
         interval: bounds of a bootstrap confidence interval.
         test: pytest's id of the test that measured it.
+        pending: the command that would give the value, where what it takes is too long to be done unasked.
         layer, order: of a value inside a model, the block's name and its place in the order of computation.
     """
 
@@ -123,14 +124,15 @@ class Record(_Line):
     interval: tuple[Value, Value] | None = None
     runs: int = Field(1, ge=1)
     test: str = ""
+    pending: str = ""
     layer: str | None = None
     order: int | None = None
     note: str = ""
 
     @property
     def sure(self) -> bool:
-        """Whether the value can be relied on: its interval, where it has one, ends somewhere."""
-        return self.interval is None or self.interval[1] < float("inf")
+        """Whether the value can be relied on: it is there, and its interval, where it has one, ends somewhere."""
+        return not self.pending and (self.interval is None or self.interval[1] < float("inf"))
 
     @property
     def key(self) -> Key:

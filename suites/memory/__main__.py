@@ -1,0 +1,61 @@
+"""`nox -s memory`: this machine's platform, then the TPU compiler's; `--aot` and `--frontier` name chips.
+
+All other arguments go to pytest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+from suites.harness.libtpu import CHIPS, INSTALL, installed, platform_of
+
+DEFAULT_CHIP = "v6e"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: that of the first run which fails."""
+    parser = argparse.ArgumentParser(prog="python -m suites.memory", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--aot", type=chips, default=(), metavar="CHIPS",
+                        help="compile all that has changed for these, such as v6e,v5e")  # fmt: skip
+    parser.add_argument("--frontier", type=chips, default=(), metavar="CHIPS",
+                        help="find out how far these reach (hours, once; interrupted, it goes on later)")  # fmt: skip
+    given, rest = parser.parse_known_args(arguments)
+    if (given.aot or given.frontier) and not installed():
+        print(INSTALL, file=sys.stderr)
+        return 2
+    if given.frontier and (status := run("suites.memory.frontier", *given.frontier)):
+        return status
+    statuses = [run("pytest", "suites/memory", *chosen, *rest) for chosen in runs(given.aot, given.frontier, rest)]
+    return next((status for status in statuses if status), 0)
+
+
+def chips(names: str) -> tuple[str, ...]:
+    """A list of chips, as an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: one of them is unknown.
+    """
+    found = tuple(dict.fromkeys(filter(None, names.split(","))))
+    if not found or set(found) - CHIPS.keys():
+        raise argparse.ArgumentTypeError(f"{names}: choose from {', '.join(CHIPS)}, separated by commas")
+    return found
+
+
+def runs(aot: tuple[str, ...], frontier: tuple[str, ...], rest: list[str]) -> list[tuple[str, ...]]:
+    """The pytest options of each run: one platform is judged at a time."""
+    if aot or frontier:
+        recalled = [("--platform", platform_of(chip)) for chip in frontier if chip not in aot]
+        return [*(("--aot", chip) for chip in aot), *recalled]
+    if any(argument.split("=")[0] in ("--platform", "--help", "-h") for argument in rest):
+        return [()]
+    return [(), ("--platform", platform_of(DEFAULT_CHIP))]
+
+
+def run(module: str, *arguments: str) -> int:
+    return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

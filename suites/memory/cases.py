@@ -1,0 +1,157 @@
+"""What is asked of the compilers: clips, as one program, in steps or in tiles, and the ceilings of their peaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from suites.harness.libtpu import chip_of
+from suites.harness.options import Model, Options
+from twinvae.registry import REFERENCE
+from twinvae.tiles import Operation
+
+Form = Literal["one program", "streamed", "tiled"]
+GB = 1e9
+DTYPE = "bfloat16"
+LEANEST = "1GiB"  # a budget for which a backend takes the form that needs least, whatever the chip has
+
+
+class Case(NamedTuple):
+    """A clip in video frames and pixels, and how it goes through.
+
+    Args:
+        form: as one program; a frame batch at a time; or so in the default tiles.
+        ceilings: bytes, per backend, on `CEILINGS_OF`.
+        backends: which are asked; empty: all.
+    """
+
+    name: str
+    operation: Operation
+    frames: int
+    height: int
+    width: int
+    form: Form = "one program"
+    ceilings: Mapping[str, float] = {}
+    backends: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width}"
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.name} {self.size} {self.form}"
+
+
+# Asked of the TPU compiler, with the full architecture in bfloat16.
+CEILINGS_OF = "tpu-v6e-aot"
+CASES = (
+    Case("one batch of 2 latents", "decode", 8, 768, 1360, ceilings={"flax": 12 * GB, "torchax": 25 * GB}),
+    Case("81 frames", "decode", 81, 768, 1360, ceilings={"flax": 23 * GB}, backends=("flax",)),
+    Case("81 frames", "decode", 81, 768, 1360, "streamed", {"flax": 23 * GB}, ("flax",)),
+    Case("81 frames", "encode", 81, 768, 1360, ceilings={"flax": 23 * GB}, backends=("flax",)),
+    Case("4 latents", "decode", 13, 480, 720, ceilings={"flax": 7 * GB}, backends=("flax",)),
+    Case("4 latents", "decode", 13, 480, 720, "tiled", {"flax": 2.5 * GB}, ("flax",)),
+)
+# Rows dealt out to four chips: each holds the weights, and a quarter of all else, but for this factor.
+SHARDED = Case("81 frames", "decode", 81, 768, 1360, backends=("flax",))
+CHIPS, SHARE_LIMIT = 4, 1.15
+
+
+class LayerCase(NamedTuple):
+    """A layer of the full architecture's width, small enough to be compiled whenever the suite runs.
+
+    Args:
+        x: the shape of its input, channel-last; zq: that of the latents that condition it.
+    """
+
+    layer: str
+    init: Mapping[str, Any]
+    x: tuple[int, ...]
+    zq: tuple[int, ...] | None = None
+
+
+LAYERS = {
+    "causal conv": LayerCase(
+        "CogVideoXCausalConv3d", {"in_channels": 128, "out_channels": 128, "kernel_size": 3}, (1, 8, 96, 160, 128)
+    ),
+    "spatial norm": LayerCase(
+        "CogVideoXSpatialNorm3D", {"f_channels": 128, "zq_channels": 16, "groups": 32},
+        (1, 8, 96, 160, 128), (1, 2, 12, 20, 16),
+    ),
+    "upsample": LayerCase(
+        "CogVideoXUpsample3D", {"in_channels": 128, "out_channels": 128, "compress_time": True}, (1, 4, 48, 80, 128)
+    ),
+}  # fmt: skip
+
+
+class Measured(NamedTuple):
+    """A clip whose peak is measured on this machine, in a process of its own; sizes in video frames and pixels."""
+
+    operation: Operation
+    frames: int
+    height: int
+    width: int
+
+    @property
+    def size(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width}"
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.size}"
+
+
+# In float32. A small model on frames that are large enough for its activations to stand out.
+MEASURED_SMALL = (Measured("decode", 9, 192, 320), Measured("encode", 9, 192, 320))
+MEASURED_LARGE = (Measured("decode", 9, 96, 160), Measured("encode", 9, 96, 160))
+PREDICTION_LIMIT = 0.25  # how far the compiler's peak may be off the measured one
+
+
+def asked(options: Options) -> list[dict[str, Any]]:
+    """Cases of the TPU compiler whose platform was chosen, for every model of the full architecture."""
+    return [
+        {"case": case, "model": model, "backend": backend, "dtype": DTYPE}
+        for case in CASES
+        for model, backend in _large(options)
+        if not case.backends or backend in case.backends
+    ]
+
+
+def sharded(options: Options) -> list[dict[str, Any]]:
+    return [
+        {"case": SHARDED, "model": model, "backend": backend, "dtype": DTYPE}
+        for model, backend in _large(options)
+        if backend in SHARDED.backends
+    ]
+
+
+def layers(options: Options) -> list[dict[str, Any]]:
+    """Small programs for the TPU compiler."""
+    backends = [name for name in options.backends if name != REFERENCE]
+    if chip_of(options.platform) is None or DTYPE not in options.dtypes:
+        return []
+    return [{"layer": layer, "backend": backend, "dtype": DTYPE} for layer in LAYERS for backend in backends]
+
+
+def measured(options: Options) -> list[dict[str, Any]]:
+    """Clips to measure on this machine's own device, the reference beside the backends."""
+    if chip_of(options.platform) is not None or "float32" not in options.dtypes:
+        return []
+    backends = [*(name for name in options.backends if name != REFERENCE), REFERENCE]
+    return [
+        {"clip_size": size, "model": model, "backend": backend, "dtype": "float32"}
+        for model in options.models
+        for size in (MEASURED_LARGE if model.is_large else MEASURED_SMALL)
+        for backend in backends
+    ]
+
+
+def _large(options: Options) -> list[tuple[Model, str]]:
+    if chip_of(options.platform) is None or DTYPE not in options.dtypes:
+        return []
+    return [
+        (model, backend)
+        for model in options.models
+        if model.is_large
+        for backend in options.backends
+        if backend != REFERENCE
+    ]

@@ -1,0 +1,86 @@
+"""What the memory tests share: the TPU compiler of the chosen platform, and the programs put to it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import twinvae
+from suites.harness.libtpu import CHIPS, INSTALL, chip_of, installed
+from suites.harness.options import OPTIONS, Model, Options
+from suites.harness.programs import Compiler
+from suites.memory.asking import Programs, Progress
+from suites.memory.cases import CHIPS as DEALT_OUT
+from suites.memory.cases import LEANEST, Case
+from suites.memory.pieces import Piece, pieces
+from suites.memory.stores import compiler_for
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without libtpu there is no such platform: its tests are skipped, and what was measured of it stays."""
+    chip = chip_of(config.stash[OPTIONS].platform)
+    if chip and not installed():
+        for item in items:
+            if Path(__file__).parent in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason=INSTALL))
+
+
+@pytest.fixture(autouse=True)
+def _effort() -> None:
+    """Programs are compiled as users have them, with all effort (see the suites' fixture of the same name)."""
+
+
+@pytest.fixture(scope="session")
+def chip(options: Options) -> str:
+    return chip_of(options.platform)
+
+
+@pytest.fixture(scope="session")
+def compiler(options: Options, chip: str) -> Compiler:
+    return compiler_for(chip, options.baseline_dir, large=options.compiles_all)
+
+
+@pytest.fixture(scope="session")
+def programs_of(request: pytest.FixtureRequest, chip: str, compiler: Compiler) -> Callable[[Model, str, str], Programs]:
+    """`programs_of(model, backend, dtype)`: with --aot, told on the terminal how far compiling has come."""
+    shelf: dict[tuple[str, str, str], Programs] = {}
+    say = request.config.pluginmanager.get_plugin("terminalreporter").write_line
+
+    def programs_of(model: Model, backend: str, dtype: str) -> Programs:
+        key = (model.label, backend, dtype)
+        if key not in shelf:
+            vae = twinvae.load(backend, **model.source, dtype=dtype, memory_budget=LEANEST)
+            shelf[key] = Programs(vae, model.label, chip, compiler)
+        return shelf[key]
+
+    if compiler.large:
+        say(f"\nlowering what is asked of {CHIPS[chip].topology}, to see what has changed")
+        names = []
+        for item in request.session.items:
+            row = item.callspec.params if hasattr(item, "callspec") else {}
+            if "case" in row and "model" in row:
+                programs = programs_of(row["model"], row["backend"], row["dtype"])
+                names += [
+                    programs.name(row["case"].operation, piece, devices)
+                    for piece, devices in asked_of(row["case"], row["model"], row["dtype"], item.originalname)
+                    if programs.needs_compiling(row["case"].operation, piece, devices)
+                ]
+        progress = Progress(list(dict.fromkeys(names)), compiler.store, lambda line: say(f"\n{line}"))
+        for programs in shelf.values():
+            programs.starts = progress.starts
+    return programs_of
+
+
+def asked_of(case: Case, model: Model, dtype: str, test: str) -> list[tuple[Piece, int]]:
+    """The programs that a test asks for, and on how many devices each."""
+    found = [(piece, 1) for piece in pieces(case, model.config, dtype)]
+    return found + ([(piece, DEALT_OUT) for piece, _ in found] if "chips" in test else [])
+
+
+@pytest.fixture
+def programs(programs_of: Callable[[Model, str, str], Programs], model: Model, backend: str, dtype: str) -> Programs:
+    gc.collect()
+    return programs_of(model, backend, dtype)

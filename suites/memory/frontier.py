@@ -1,0 +1,227 @@
+"""How far a chip's memory reaches: most frames, and the largest frames, untiled, streamed and tiled.
+
+`python -m suites.memory.frontier v6e` asks the TPU compiler, every program once: what is known already is recalled, so
+an interrupted frontier goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import twinvae
+from reports.files import write_whole
+from suites.harness.libtpu import CHIPS, INSTALL, expect_no_tpu, installed
+from suites.harness.options import ROOT
+from suites.harness.programs import Answer
+from suites.harness.provenance import commit
+from suites.harness.records import describe
+from suites.memory.asking import Programs
+from suites.memory.cases import DTYPE, LEANEST, Case, Form
+from suites.memory.pieces import Piece, pieces
+from suites.memory.search import Found, largest
+from suites.memory.stores import compiler_for
+
+BACKEND, PRESET = "flax", "cogvideox-2b"
+FORMS: tuple[Form, ...] = ("one program", "streamed", "tiled")
+FILE = "frontier.jsonl"
+
+
+class Goal(NamedTuple):
+    """What is made larger and larger.
+
+    Args:
+        case: the clip, in frames and pixels, for the number n.
+        most: the largest n that is tried; guess: the first.
+    """
+
+    name: str
+    case: Callable[[int, Form], Case]
+    most: int
+    guess: int
+    words: Callable[[int], str]
+
+    @property
+    def of_frames(self) -> bool:
+        return self.case(1, "streamed").frames != self.case(2, "streamed").frames
+
+
+def _frames(height: int, width: int) -> Goal:
+    def case(n: int, form: Form) -> Case:
+        return Case("frontier", "decode", 8 * n + 1, height, width, form)
+
+    return Goal(f"most frames at {height}x{width}", case, 512, 10, lambda n: f"{8 * n + 1}")
+
+
+def _sizes(frames: int) -> Goal:
+    def case(n: int, form: Form) -> Case:
+        return Case("frontier", "decode", frames, 32 * n, 48 * n, form)
+
+    return Goal(f"largest frames of {frames}", case, 160, 24, lambda n: f"{32 * n}x{48 * n}")
+
+
+# Clips of 8n + 1 frames, whose first batch takes 3 latents and all others 2. Frames are 2:3, in multiples of 16.
+GOALS = (_frames(480, 720), _frames(768, 1360), _sizes(49))
+
+
+class Row(BaseModel):
+    """How far one chip reaches in one way.
+
+    Attributes:
+        devices: of the chip that share the rows of a frame.
+        n: the largest number that fits; 0 where not even 1 does. `value` is it in words.
+        most: the largest number that was tried; `n` may be that, and the truth beyond it.
+        at, next: peaks in bytes, per device, of the largest that fits and of the next one; None where not known.
+        points: number and peak of all that was asked for.
+        x: frames, or rows of a frame, of each of the points.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    chip: str
+    budget: int
+    devices: int
+    form: Form
+    goal: str
+    n: int
+    most: int
+    value: str
+    at: int | None
+    next: int | None
+    points: tuple[tuple[int, int], ...]
+    x: tuple[int, ...]
+    backend: str
+    preset: str
+    dtype: str
+    compiler: str
+    date: str
+    commit: str
+
+    @property
+    def key(self) -> tuple[int, str, str]:
+        return self.budget, self.goal, self.form
+
+    def __str__(self) -> str:
+        return f"{self.chip} {self.goal} {self.form}"
+
+
+def reach(goal: Goal, form: Form, budget: int, peak_of: Callable[[Case], int | None]) -> Found:
+    """The search for one way of one goal."""
+    return largest(lambda n: peak_of(goal.case(n, form)), budget, goal.most, goal.guess)
+
+
+def peak_in(case: Case, vae: twinvae.VideoVAE, ask: Callable[[Piece], Answer], devices: int = 1) -> int | None:
+    """The peak of a case, per device; None where a program does not fit and the compiler does not say what it needs."""
+    peaks = []
+    for piece in pieces(case, vae.config, vae.dtype):
+        answer = ask(piece)
+        if answer.program.peak_bytes is None:
+            return None
+        peaks.append(answer.program.peak_bytes + piece.beside // devices)
+    return max(peaks)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The frontier as it was found last.
+
+    Raises:
+        ValueError: a line that is no row.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), 1):
+        try:
+            rows.append(Row.model_validate_json(line))
+        except ValidationError as error:
+            raise ValueError(
+                f"{path}, line {number}: {describe(error)}; delete it, and run the frontier again"
+            ) from None
+    return rows
+
+
+def write_row(path: Path, row: Row) -> None:
+    """Put a row in its place; the others stay."""
+    rows = {one.key: one for one in read_rows(path)} | {row.key: row}
+    write_whole(path, "".join(rows[key].model_dump_json() + "\n" for key in sorted(rows)))
+
+
+def explore(chip: str, baseline_dir: Path, console: Console) -> None:
+    """Find and keep all rows of a chip."""
+    spec, compiler = CHIPS[chip], compiler_for(chip, baseline_dir, large=True)
+    budget = spec.usable_bytes
+    console.print(
+        f"{chip}: {spec.usable_gib} GiB" + (f" on each of {spec.devices} devices" if spec.devices > 1 else "")
+    )
+    vae = twinvae.load(BACKEND, preset=PRESET, dtype=DTYPE, memory_budget=LEANEST)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(chip, total=len(GOALS) * len(FORMS))
+        programs = Programs(vae, PRESET, chip, compiler, lambda name: progress.console.print(f"  compiling {name}"))
+        for goal in GOALS:
+            for form in FORMS:
+                progress.update(task, description=f"{chip}, {goal.name}, {form}")
+                # A tile is small: one device takes it whole.
+                devices = 1 if form == "tiled" else spec.devices
+
+                def peak_of(case: Case, devices: int = devices) -> int | None:
+                    return peak_in(case, vae, lambda piece: programs.ask("decode", piece, devices), devices)
+
+                found = reach(goal, form, budget, peak_of)
+                row = row_of(chip, goal, form, devices, found, compiler.version)
+                write_row(baseline_dir / FILE, row)
+                progress.console.print(f"{chip}, {goal.name}, {form}: {row.value}")
+                progress.advance(task)
+
+
+def row_of(chip: str, goal: Goal, form: Form, devices: int, found: Found, compiler: str) -> Row:
+    known = sorted((n, peak) for n, peak in found.peaks.items() if peak is not None)
+    cases = [goal.case(n, form) for n, _ in known]
+    value = goal.words(found.value) if found.value else "none"
+    return Row(
+        chip=chip, budget=CHIPS[chip].memory, devices=devices, form=form, goal=goal.name, n=found.value,
+        most=goal.most, value=f"{value} or more" if found.value == goal.most else value,
+        at=found.peaks.get(found.value), next=found.next_peak, points=tuple(known),
+        x=tuple(case.frames if goal.of_frames else case.height for case in cases), backend=BACKEND,
+        preset=PRESET, dtype=DTYPE,
+        compiler=compiler, date=datetime.now(UTC).isoformat(timespec="seconds"), commit=commit(),
+    )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 well, 2 nothing could be done, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m suites.memory.frontier", description=__doc__)
+    parser.add_argument("chips", nargs="*", default=list(CHIPS), help=f"of {', '.join(CHIPS)} (default: all)")
+    parser.add_argument("--baseline-dir", type=Path, default=ROOT / "baselines")
+    given = parser.parse_args(arguments)
+    if unknown := set(given.chips) - CHIPS.keys():
+        parser.error(f"unknown chip {', '.join(sorted(unknown))}: choose from {', '.join(CHIPS)}")
+    if not installed():
+        print(INSTALL, file=sys.stderr)
+        return 2
+    expect_no_tpu()
+    try:
+        for chip in given.chips:
+            explore(chip, given.baseline_dir, Console())
+    except KeyboardInterrupt:
+        print("interrupted: what was compiled is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def in_order(rows: list[Row]) -> list[Row]:
+    """Rows in the order in which they are read: by budget, goal and form."""
+    order = {goal.name: place for place, goal in enumerate(GOALS)}
+    forms = {form: place for place, form in enumerate(FORMS)}
+    return sorted(rows, key=lambda row: (row.budget, order.get(row.goal, 9), forms[row.form]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

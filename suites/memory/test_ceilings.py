@@ -1,0 +1,83 @@
+"""Peaks by the TPU compiler's word, each under its ceiling, on a machine that has no TPU."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+import torch
+from diffusers.models.autoencoders import autoencoder_kl_cogvideox as diffusers_layers
+
+import twinvae
+from suites.harness.libtpu import CHIPS
+from suites.harness.tpu_compiler import sharding_on
+from suites.memory import cases
+from suites.memory.cases import CEILINGS_OF, GB, LAYERS, SHARE_LIMIT
+from suites.memory.pieces import peak, pieces, weight_bytes
+
+TOLERANCE = 0.02
+HOW = "nox -s memory -- --aot {chip}"
+
+
+@pytest.mark.cases("case, model, backend, dtype", cases.asked)
+def test_a_clip_stays_under_its_ceiling(case, model, backend, dtype, programs, chip, options, record):
+    found = pieces(case, model.config, dtype)
+    answers = {piece: programs.ask(case.operation, piece) for piece in found}
+    ceiling = case.ceilings.get(backend) if options.platform == CEILINGS_OF else None
+    fields = {"case": f"{case.name}, {case.form}", "operation": case.operation, "mode": "jit", "shape": case.size,
+              "metric": "peak", "unit": "GB", "limit": ceiling and ceiling / GB, "tolerance": TOLERANCE}  # fmt: skip
+    record(
+        **fields, **value_of(answers.values(), chip, lambda: peak(found, lambda p: answers[p].program.peak_bytes) / GB)
+    )
+
+
+@pytest.mark.cases("case, model, backend, dtype", cases.sharded)
+def test_chips_that_share_the_rows_share_the_activations(case, model, backend, dtype, programs, chip, record):
+    (piece,) = pieces(case, model.config, dtype)
+    answers = [programs.ask(case.operation, piece, devices) for devices in (1, cases.CHIPS)]
+    weights = weight_bytes(model.config, case.operation, dtype)
+
+    def share() -> float:
+        alone, each = (answer.program.peak_bytes - weights for answer in answers)
+        return each * cases.CHIPS / alone
+
+    fields = {"case": f"{case.name}, rows on {cases.CHIPS} chips", "operation": case.operation, "mode": "jit",
+              "shape": case.size}  # fmt: skip
+    record(**fields, metric="peak", unit="GB", tolerance=TOLERANCE,
+           **value_of(answers[1:], chip, lambda: answers[1].program.peak_bytes / GB))  # fmt: skip
+    record(**fields, metric=f"activations of a chip, over 1 / {cases.CHIPS} of one chip's", unit="x",
+           limit=SHARE_LIMIT, tolerance=TOLERANCE, **value_of(answers, chip, share))  # fmt: skip
+
+
+def value_of(answers, chip, value):
+    """The value, note and `pending` of a record that programs were asked for."""
+    answers = list(answers)
+    if not all(answer.known for answer in answers):
+        before = [answer.program.peak_bytes for answer in answers if answer.program and answer.program.peak_bytes]
+        note = f"was {max(before) / GB:.3g} GB before it changed" if before else "never compiled"
+        return {"value": None, "pending": HOW.format(chip=chip), "note": note}
+    refused = [answer for answer in answers if not answer.program.fits]
+    note = "; ".join(dict.fromkeys(str(answer) for answer in answers))
+    if refused:
+        note = f"does not fit the {CHIPS[chip].usable_gib} GiB of a {chip}; {note}"
+    if any(answer.program.peak_bytes is None for answer in answers):
+        return {"value": None, "note": note}
+    return {"value": value(), "note": note}
+
+
+@pytest.mark.cases("layer, backend, dtype", cases.layers)
+def test_a_layer_takes_no_more_memory_than_it_did(layer, backend, dtype, compiler, chip, record):
+    spec = LAYERS[layer]
+    with torch.device("meta"):
+        tensors = getattr(diffusers_layers, spec.layer)(**spec.init).state_dict()
+    drawn = {name: np.zeros(tensor.shape, np.float32) for name, tensor in tensors.items()}
+    built = twinvae.load_layer(backend, spec.layer, spec.init, drawn, dtype=dtype)
+    given = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding_on(chip))
+        for name, shape in (("x", spec.x), ("zq", spec.zq))
+        if shape
+    }
+    lowered = jax.jit(lambda given: built(**given)[0]).lower(given)
+    answer = compiler.ask(f"{backend} {layer}", lowered, small=True)
+    record(case=f"{layer} alone", mode="jit", shape="x".join(map(str, spec.x)), metric="peak of a layer", unit="MB",
+           value=answer.program.peak_bytes / 1e6, tolerance=TOLERANCE, note=str(answer))  # fmt: skip

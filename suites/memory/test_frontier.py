@@ -1,0 +1,54 @@
+"""How far each chip's memory reaches, as `nox -s memory -- --frontier` found it last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from suites.harness.libtpu import CHIPS, chip_of
+from suites.harness.options import Options
+from suites.memory.frontier import FILE, GOALS, in_order, read_rows
+
+
+def reached(options: Options) -> list[dict[str, Any]]:
+    """Rows of all chips: each one's page shows the others beside it."""
+    if chip_of(options.platform) is None:
+        return []
+    try:
+        rows = in_order(read_rows(options.baseline_dir / FILE))
+    except ValueError as error:
+        raise pytest.UsageError(f"--baseline-dir: {error}") from None
+    return [
+        {"row": row, "backend": row.backend, "dtype": row.dtype}
+        for row in rows
+        if row.backend in options.backends and row.dtype in options.dtypes
+    ]
+
+
+@pytest.mark.cases("row, backend, dtype", reached)
+def test_a_chip_reaches_as_far_as_it_did(row, backend, dtype, record, exhibit):
+    goal = next(goal for goal in GOALS if goal.name == row.goal)
+    over = f", {row.devices} devices" if row.devices > 1 else ""
+    largest = goal.case(max(row.n, 1), row.form)
+    unit, number = ("frames", largest.frames) if goal.of_frames else ("rows", largest.height)
+    record(
+        case=f"{row.budget} GB ({row.chip}{over}), {row.form}",
+        operation="decode",
+        mode="jit",
+        metric=row.goal,
+        value=number if row.n else 0,
+        unit=unit,
+        better="higher",
+        note=f"{row.value}; found {row.date[:10]} at commit {row.commit}, {row.compiler}",
+    )
+    exhibit(
+        f"frontier {row.budget} {row.goal} {row.form}",
+        {
+            "x": np.array(row.x),
+            "peak": np.array([peak for _, peak in row.points], np.float64),
+            "budget": np.array(CHIPS[row.chip].usable_bytes),
+        },
+        caption=f"{row.goal}|{row.form}|{row.budget}|{row.chip}",
+    )

@@ -1,0 +1,54 @@
+"""Peaks measured on this machine's own device, beside its compiler's word, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from suites.harness.options import ROOT
+from suites.memory import cases
+from suites.memory.cases import PREDICTION_LIMIT
+from suites.memory.pieces import input_shape
+from suites.memory.resident import ENVIRONMENT
+from twinvae.registry import REFERENCE
+
+GB = 1e9
+
+
+@pytest.mark.cases("clip_size, model, backend, dtype", cases.measured)
+def test_a_clip_takes_what_its_compiler_says_and_no_more_than_it_did(clip_size, model, backend, dtype, record):
+    if "preset" not in model.source:
+        pytest.skip("a preset's programs are as good as a checkpoint's")
+    if backend == REFERENCE and jax.default_backend() != "cpu":
+        pytest.skip("PyTorch is measured on CPUs")
+    case = cases.Case("whole clip", *clip_size)
+    found = in_a_process_of_its_own(backend, model.label, dtype, case.operation, input_shape(case, model.config))
+    fields = {"case": "whole clip", "operation": case.operation, "mode": "eager" if backend == REFERENCE else "jit",
+              "shape": case.size}  # fmt: skip
+    record(**fields, metric="measured peak above the idle process", value=found["above idle"] / GB, unit="GB",
+           kind="absolute", tolerance=0.1)  # fmt: skip
+    if backend == REFERENCE:
+        return
+    note = f"compiled in {found['compiling']:.0f} s"
+    record(**fields, metric="compiler's peak", value=found["peak"] / GB, unit="GB", tolerance=0.02, of_compiler=True,
+           note=note)  # fmt: skip
+    predicted = found["predicted above idle"]
+    record(**fields, metric="compiler's peak above the idle process", value=predicted / GB, unit="GB",
+           tolerance=float("inf"), note="without the weights and the clip, which the idle process holds")  # fmt: skip
+    off = max(predicted / found["above idle"], found["above idle"] / predicted) - 1
+    record(**fields, metric="prediction off the measurement by", value=off, kind="absolute", limit=PREDICTION_LIMIT,
+           tolerance=float("inf"), runs=1)  # fmt: skip
+
+
+def in_a_process_of_its_own(backend: str, preset: str, dtype: str, operation: str, shape: tuple[int, ...]) -> dict:
+    """What `suites.memory.resident` measures there; a process has one peak, and what ran before must not set it."""
+    command = [sys.executable, "-m", "suites.memory.resident", backend, preset, dtype, operation, json.dumps(shape)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"a process that runs {backend} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])

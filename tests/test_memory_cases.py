@@ -1,0 +1,179 @@
+"""What lives beside a program, how the frontier is searched, and how ceilings are judged: no model, no compiler."""
+
+from __future__ import annotations
+
+import pytest
+
+from reports.baselines import Entry
+from reports.verdicts import judge
+from suites.harness.programs import Answer, Program, Store
+from suites.harness.records import Record
+from suites.memory.__main__ import runs
+from suites.memory.asking import Progress
+from suites.memory.cases import Case
+from suites.memory.frontier import GOALS, in_order, peak_in, reach, read_rows, row_of, write_row
+from suites.memory.pieces import input_shape, peak, pieces, weight_bytes
+from suites.memory.search import largest
+from twinvae import PRESETS
+
+FULL = PRESETS["cogvideox-2b"]
+CLIP = Case("clip", "decode", 81, 768, 1360)
+FRAME = 768 * 1360 * 3 * 2  # bytes of a decoded frame in bfloat16
+
+
+def test_one_program_has_nothing_beside_it():
+    (piece,) = pieces(CLIP, FULL, "bfloat16")
+    assert (piece.kind, piece.shape, piece.beside) == ("whole", (1, 21, 96, 170, 16), 0)
+
+
+def test_a_stream_keeps_the_latents_and_the_frames_that_were_made():
+    first, later = pieces(CLIP._replace(form="streamed"), FULL, "bfloat16")
+    assert (first.shape[1], later.shape[1]) == (3, 2)
+    latent = 96 * 170 * 16 * 2
+    assert first.beside == 18 * latent
+    assert later.beside == 19 * latent + (81 - 8) * FRAME
+
+
+def test_a_short_clip_is_one_piece_and_an_encoder_keeps_its_moments():
+    (only,) = pieces(Case("clip", "decode", 8, 768, 1360, "streamed"), FULL, "bfloat16")
+    assert (only.kind, only.beside) == ("first", 0)
+    first, later = pieces(Case("clip", "encode", 17, 480, 720, "streamed"), FULL, "bfloat16")
+    assert (first.shape[1], later.shape[1]) == (9, 8)
+    assert later.beside == (9 * 480 * 720 * 3 + 3 * 60 * 90 * 32) * 2
+
+
+def test_tiles_keep_the_rows_joined_so_far_the_tiles_above_and_those_on_the_left():
+    case = Case("clip", "decode", 13, 480, 720, "tiled")
+    first, _ = pieces(case, FULL, "bfloat16")
+    assert first.shape == (1, 2, 30, 45, 16)
+    tile, frames = 240 * 360 * 3 * 2, 16
+    # 3 x 3 tiles; those of the last row begin 2 x 200 rows down.
+    beside = (4 * 60 * 90 - 2 * 30 * 45) * 16 * 2 + frames * (400 * 720 * 3 * 2 + 5 * tile) + 8 * tile
+    assert first.beside == beside
+
+
+def test_a_frame_that_is_one_tile_is_not_tiled():
+    tiled, streamed = (Case("clip", "decode", 13, 240, 360, form) for form in ("tiled", "streamed"))
+    assert pieces(tiled, FULL, "bfloat16") == pieces(streamed, FULL, "bfloat16")
+
+
+def test_the_peak_is_that_of_the_program_which_leaves_least():
+    found = pieces(CLIP._replace(form="streamed"), FULL, "bfloat16")
+    assert peak(found, {found[0]: 10**10, found[1]: 9 * 10**9}.get) == 10**10 + found[0].beside
+
+
+def test_the_weights_of_both_halves_are_all_that_there_are():
+    both = sum(weight_bytes(FULL, operation, "bfloat16") for operation in ("encode", "decode"))
+    assert both == pytest.approx(2 * 215.6e6, rel=1e-3)
+
+
+@pytest.mark.parametrize("truth", [0, 1, 7, 8, 9, 100, 511, 512])
+@pytest.mark.parametrize("curve", ["line", "square", "no words"])
+def test_the_search_finds_the_largest_that_fits_with_few_questions(truth, curve):
+    def peak_of(n: int) -> int | None:
+        if curve == "no words" and n > truth:
+            return None
+        return 10 * n * n if curve == "square" else 1000 + 10 * n
+
+    found = largest(peak_of, peak_of(truth) or 0, 512, guess=10)
+    assert found.value == truth
+    assert len(found.peaks) <= 14
+    assert truth in found.peaks or truth == 0
+    assert truth == 512 or truth + 1 in found.peaks
+
+
+def test_a_line_is_found_in_four_questions():
+    assert len(largest(lambda n: 5_000 + 37 * n, 9_000, 512, guess=10).peaks) <= 4
+
+
+def test_an_interrupted_search_goes_on_where_it_was(tmp_path):
+    """What was compiled is recalled, so the same questions cost nothing the second time."""
+    known: dict[int, int] = {}
+    compiled = []
+
+    def peak_of(n: int, stop_after: int) -> int:
+        if n not in known:
+            if len(compiled) == stop_after:
+                raise KeyboardInterrupt
+            compiled.append(n)
+            known[n] = n * n
+        return known[n]
+
+    with pytest.raises(KeyboardInterrupt):
+        largest(lambda n: peak_of(n, 3), 5_000, 512, guess=10)
+    assert largest(lambda n: peak_of(n, 100), 5_000, 512, guess=10).value == 70
+    assert len(compiled) == len(set(compiled))
+
+
+def test_a_frontier_is_written_row_by_row_and_read_in_order(tmp_path):
+    path, goal = tmp_path / "frontier.jsonl", GOALS[1]
+    for chip, budget in (("v6e", 32 * 10**9), ("v5e", 16 * 10**9), ("v6e", 33 * 10**9)):
+        found = reach(goal, "streamed", budget, lambda case: 10**10 + case.frames * FRAME)
+        write_row(path, row_of(chip, goal, "streamed", 1, found, "libtpu 1"))
+    rows = in_order(read_rows(path))
+    assert [(row.chip, row.budget) for row in rows] == [("v5e", 16), ("v6e", 32)]
+    frames = (33 * 10**9 - 10**10) // FRAME
+    assert rows[1].value == str(8 * ((frames - 1) // 8) + 1)
+    path.write_text("{}\n")
+    with pytest.raises(ValueError, match=r"frontier\.jsonl, line 1: .*run the frontier again"):
+        read_rows(path)
+
+
+def test_a_step_is_asked_for_once_for_all_frame_counts():
+    class Vae:
+        config, dtype = FULL, "bfloat16"
+
+    asked = []
+
+    def ask(piece):
+        asked.append((piece.kind, piece.shape))
+        program = Program(name="x", fingerprint="x", topology="t", compiler="v", fits=True, peak_bytes=10**10,
+                          seconds=1, date="")  # fmt: skip
+        return Answer("recalled", program)
+
+    found = reach(GOALS[1], "streamed", 32 * 10**9, lambda case: peak_in(case, Vae, ask))
+    assert found.value > 100
+    assert len(set(asked)) == 2
+
+
+def test_a_peak_over_its_ceiling_or_two_per_cent_above_its_baseline_got_worse():
+    row = Record(suite="memory", case="c", metric="peak", value=11.8, limit=12.0, tolerance=0.02)
+    before = Entry(case="c", metric="peak", value=11.7)
+    assert judge(row, before).status == "pass"
+    assert (
+        judge(row.model_copy(update={"value": 12.1}), Entry(case="c", metric="peak", value=12.0)).status == "regressed"
+    )
+    assert judge(row.model_copy(update={"value": 11.95}), before).status == "regressed"
+    assert judge(row.model_copy(update={"value": 11.0}), before).status == "improved"
+    assert judge(row.model_copy(update={"value": None, "note": "does not fit"}), before).status == "regressed"
+
+
+def test_a_program_that_needs_compiling_is_said_with_its_command_and_fails_nothing():
+    row = Record(suite="memory", case="c", metric="peak", value=None, limit=12.0, tolerance=0.02,
+                 pending="nox -s memory -- --aot v6e", note="was 11.8 GB before it changed")  # fmt: skip
+    verdict = judge(row, Entry(case="c", metric="peak", value=11.7))
+    assert (verdict.status, verdict.failing, row.sure) == ("needs compiling", False, False)
+    assert verdict.reason == "`nox -s memory -- --aot v6e` (was 11.8 GB before it changed)"
+
+
+def test_progress_tells_what_is_left(tmp_path):
+    said, now = [], iter([0.0, 0.0, 100.0])
+    progress = Progress(["a", "b"], Store(tmp_path / "programs.jsonl"), said.append, lambda: next(now))
+    for name in ("a", "recalled", "b"):
+        progress.starts(name)
+    assert said == [
+        "compiling 1 of 2, 0 s gone, about 8 min left: a",
+        "compiling 2 of 2, 2 min gone, about 4 min left: b",
+    ]
+
+
+def test_one_platform_is_judged_at_a_time():
+    assert runs((), (), []) == [(), ("--platform", "tpu-v6e-aot")]
+    assert runs((), (), ["--platform", "cpu"]) == [()]
+    assert runs(("v6e", "v5e"), (), []) == [("--aot", "v6e"), ("--aot", "v5e")]
+    assert runs(("v6e",), ("v6e", "v5e"), []) == [("--aot", "v6e"), ("--platform", "tpu-v5e-aot")]
+
+
+def test_the_input_of_a_case_is_that_of_its_clip():
+    assert input_shape(CLIP._replace(operation="encode"), FULL) == (1, 81, 768, 1360, 3)
+    assert input_shape(CLIP._replace(frames=8), FULL) == (1, 2, 96, 170, 16)

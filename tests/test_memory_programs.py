@@ -1,0 +1,181 @@
+"""Programs are remembered by everything that they depend on; errors for lack of memory are told from all others."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from suites.harness.libtpu import CHIPS, chip_of, platform_of
+from suites.harness.programs import Answer, Compiler, Program, Store, expected_seconds, fingerprint
+from suites.harness.tpu_compiler import CompileError, Outcome, compiled, failed, needed_bytes, refused_topology
+from twinvae.memory import usable_bytes
+
+GIB = 2**30
+# As libtpu 0.0.42.1 words them.
+TEMPORARIES = (
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (32.00G) exceeds "
+    "available HBM (31.25G)."
+)
+USED = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 40.28G of 31.25G hbm."
+
+
+def lower(scale: float = 2.0, size: int = 8):
+    return jax.jit(lambda x: scale * x).lower(jax.ShapeDtypeStruct((size,), jnp.float32))
+
+
+ANSWER = Outcome(True, 100, 12.34)
+
+
+class Counting:
+    """A compiler that counts."""
+
+    def __init__(self, answer: Outcome = ANSWER):
+        self.answer, self.calls = answer, 0
+
+    def __call__(self, lowered) -> Outcome:
+        self.calls += 1
+        return self.answer
+
+
+def compiler(tmp_path, work, large: bool = True, version: str = "libtpu 1", topology: str = "v6e:2x2") -> Compiler:
+    return Compiler(Store(tmp_path / "tpu-v6e-aot" / "programs.jsonl"), topology, version, large, work)
+
+
+@pytest.mark.parametrize("other", [("b", "c", "t"), ("a", "c2", "t"), ("a", "c", "t2"), ("ac", "", "t")])
+def test_a_fingerprint_changes_with_program_compiler_and_topology(other):
+    assert fingerprint("a", "c", "t") == fingerprint("a", "c", "t") != fingerprint(*other)
+
+
+def test_the_same_program_lowered_twice_from_other_lines_is_the_same():
+    def again():
+        return jax.jit(lambda x: 2.0 * x).lower(jax.ShapeDtypeStruct((8,), jnp.float32))
+
+    one = Compiler(None, "t", "v")
+    assert one.mark(lower()) == one.mark(again()) != one.mark(lower(3.0))
+
+
+def test_an_unchanged_program_is_compiled_once_and_recalled_by_the_next_process(tmp_path):
+    work = Counting()
+    first = compiler(tmp_path, work).ask("decode", lower())
+    again = compiler(tmp_path, work, large=False).ask("decode", lower())
+    assert (first.how, again.how, work.calls) == ("compiled", "recalled", 1)
+    assert again.program == first.program
+    assert str(first) == "compiled in 12 s"
+    assert str(again).startswith("recalled (20")
+
+
+def test_a_program_is_recalled_under_another_name(tmp_path):
+    work = Counting()
+    compiler(tmp_path, work).ask("decode", lower())
+    assert compiler(tmp_path, work).ask("decode, renamed", lower()).how == "recalled"
+
+
+@pytest.mark.parametrize("changed", ["program", "version", "topology"])
+def test_a_changed_large_program_needs_compiling_and_keeps_what_it_was(changed, tmp_path):
+    work = Counting()
+    compiler(tmp_path, work).ask("decode", lower())
+    other = (
+        {"version": "libtpu 2"} if changed == "version" else {"topology": "v5e:2x2"} if changed == "topology" else {}
+    )
+    program = lower(3.0) if changed == "program" else lower()
+    answer = compiler(tmp_path, work, large=False, **other).ask("decode", program)
+    assert (answer.how, answer.known, work.calls) == ("needs compiling", False, 1)
+    assert answer.program.peak_bytes == 100
+    assert str(answer) == "needs compiling"
+
+
+def test_a_small_program_is_compiled_each_time_and_leaves_no_file(tmp_path):
+    work = Counting()
+    for _ in range(2):
+        assert compiler(tmp_path, work, large=False).ask("layer", lower(), small=True).how == "compiled"
+    assert work.calls == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_compiled_before_an_interruption_is_on_disk(tmp_path):
+    def stops(lowered) -> Outcome:
+        raise KeyboardInterrupt
+
+    compiler(tmp_path, Counting()).ask("one", lower())
+    with pytest.raises(KeyboardInterrupt):
+        compiler(tmp_path, stops).ask("two", lower(3.0))
+    assert compiler(tmp_path, Counting(), large=False).ask("one", lower()).how == "recalled"
+
+
+def test_a_store_is_sorted_one_program_per_line_and_keeps_the_last_of_a_name(tmp_path):
+    work = Counting()
+    for name, scale in (("b", 1.0), ("a", 2.0), ("b", 3.0)):
+        compiler(tmp_path, work).ask(name, lower(scale))
+    lines = (tmp_path / "tpu-v6e-aot" / "programs.jsonl").read_text().splitlines()
+    assert [Program.model_validate_json(line).name for line in lines] == ["a", "b"]
+    assert compiler(tmp_path, work, large=False).ask("b", lower(1.0)).how == "needs compiling"
+
+
+@pytest.mark.parametrize("line", ["{", '{"name": "x"}', '{"name": "x", "what": 1}'])
+def test_a_store_that_is_not_valid_is_refused_with_the_line(line, tmp_path):
+    path = tmp_path / "programs.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"programs\.jsonl, line 1: .*restore the file"):
+        Store(path)
+
+
+def test_a_program_that_does_not_fit_is_an_answer_with_what_it_needs():
+    assert needed_bytes(TEMPORARIES) == 32 * GIB
+    assert needed_bytes(USED) == int(40.28 * GIB)
+    assert needed_bytes("RESOURCE_EXHAUSTED: no numbers") is None
+    assert failed(USED, 3.0) == Outcome(False, int(40.28 * GIB), 3.0)
+
+
+def test_a_failure_for_another_reason_is_not_called_too_large():
+    with pytest.raises(CompileError, match=r"not for lack of memory: INTERNAL: Mosaic failed"):
+        failed("INTERNAL: Mosaic failed to compile", 1.0)
+
+
+def test_an_unknown_topology_and_a_held_lock_say_what_to_do():
+    unknown = refused_topology("v9:2x2", "INVALID_ARGUMENT: Invalid TPU external name: TPU v9")
+    assert isinstance(unknown, ValueError)
+    assert "'v9:2x2'" in str(unknown)
+    assert "v6e:2x2 (v6e)" in str(unknown)
+    locked = refused_topology("v6e:2x2", "ABORTED: Internal error when accessing libtpu multi-process lockfile.")
+    assert isinstance(locked, RuntimeError)
+    assert "another process" in str(locked)
+    assert "ALLOW_MULTIPLE_LIBTPU_LOAD=1" in str(locked)
+
+
+def test_the_peak_on_a_cpu_holds_arguments_outputs_and_temporaries():
+    found = compiled(jax.jit(lambda x: jnp.sort(x @ x.T, axis=0) @ x).lower(jnp.ones((256, 256), jnp.float32)))
+    assert found.fits
+    assert found.temp_bytes > 0
+    assert found.peak_bytes == found.argument_bytes + found.output_bytes + found.temp_bytes
+
+
+def test_a_platform_names_its_chip_and_no_other_platform_does():
+    assert {name: chip_of(platform_of(name)) for name in CHIPS} == {name: name for name in CHIPS}
+    assert platform_of("v6e") == "tpu-v6e-aot"
+    assert [chip_of(name) for name in ("cpu", "tpu-v6e", "gpu-h200")] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("chip", "kind"), [("v5e", "TPU v5 lite"), ("v5p", "TPU v5"), ("v6e", "TPU v6 lite"), ("tpu7x", "TPU7x")]
+)
+def test_plans_are_made_with_what_the_compiler_says_is_usable(chip, kind):
+    class Device:
+        platform, device_kind = "tpu", kind
+
+    assert usable_bytes(Device()) == CHIPS[chip].usable_bytes
+
+
+def test_a_program_is_expected_to_take_as_long_as_it_did_and_a_new_one_as_the_middle(tmp_path):
+    store = Store(tmp_path / "programs.jsonl")
+    assert expected_seconds(["x"], store) == [240.0]
+    for name, seconds in (("a", 10.0), ("b", 30.0), ("c", 90.0)):
+        store.keep(
+            Program(name=name, fingerprint=name, topology="t", compiler="v", fits=True, seconds=seconds, date="")
+        )
+    assert expected_seconds(["c", "new", "a", "b"], store) == [90.0, 30.0, 10.0, 30.0]
+
+
+def test_an_answer_that_is_not_known_is_never_taken_for_one():
+    assert not Answer("needs compiling", None).known
+    assert Answer("recalled", None).known
