@@ -1,4 +1,4 @@
-"""The page of faults on trial: how many the suites caught, how soon, and how often unchanged code raised an alarm."""
+"""The page of faults on trial: how many the suites caught, how soon; false alarms on unchanged code; mutants killed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from reports.figures.drawing import Picture
 from reports.figures.faults import draw_faults
 from reports.files import write_whole
+from reports.mutants import (
+    equivalent_mutant_table,
+    mutant_table,
+    mutant_verdict,
+    of_status,
+    survivor_table,
+)
 from reports.pages import many, shortened, table
 from suites.faults.results import Results, SoakRun, Trial, read_results
 
@@ -38,7 +45,7 @@ def write_page(report_dir: Path, platform: str) -> str:
         OSError: the report folder cannot be written.
     """
     results = read_results(report_dir, platform)
-    if not results.trials and not results.soak:
+    if not any(results):
         return ""
     folder = Path(report_dir) / platform
     pictures = draw_faults(results.trials)
@@ -69,7 +76,7 @@ def median_seconds(trials: Sequence[Trial]) -> float | None:
 
 
 def verdict(results: Results) -> str:
-    """What it comes to, in one or two sentences."""
+    """What it comes to, in a sentence or a few."""
     trials, runs = results.trials, results.soak
     parts = [f"{name} caught: {tally(chosen)}" for kind, name in KINDS.items() if (chosen := of_kind(trials, kind))]
     middle = median_seconds(trials)
@@ -79,7 +86,7 @@ def verdict(results: Results) -> str:
     if runs:
         alarms = sum(run.false_alarms for run in runs)
         sentences.append(f"Unchanged code raised {many(alarms, 'alarm')} in {many(len(runs), 'run')}.")
-    return " ".join(sentences)
+    return " ".join([*sentences, mutant_verdict(results.mutants)]).strip()
 
 
 def missed(trials: Sequence[Trial]) -> list[Trial]:
@@ -169,7 +176,7 @@ _TEMPLATES = Environment(
 _TEMPLATES.globals.update({
     function.__name__: function
     for function in (
-        equivalent_table, group_table, groups, missed, missed_table, soak_alarms, soak_table, suite_table, tally,
-        trial_table, verdict,
+        equivalent_mutant_table, equivalent_table, group_table, groups, missed, missed_table, mutant_table, of_status,
+        soak_alarms, soak_table, suite_table, survivor_table, tally, trial_table, verdict,
     )
 })  # fmt: skip

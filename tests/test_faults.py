@@ -1,4 +1,4 @@
-"""Faults on trial, without models: the catalogue fits the checkout; planting, alarms, time limits and the page work."""
+"""Faults on trial, without models: the catalogue fits the checkout; planting, alarms and time limits work."""
 
 from __future__ import annotations
 
@@ -11,22 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from reports.faults import faults_page, missed, verdict, write_page
-from suites.faults.__main__ import passed, selected
+from suites.faults.__main__ import selected
 from suites.faults.catalogue import Edit, Fault, read_catalogue
 from suites.faults.child import run_pytest
 from suites.faults.planting import ROOT, Stale, checkout_copy, edited, plant, unplant
-from suites.faults.results import (
-    SOAK,
-    TRIALS,
-    Outcome,
-    SoakRun,
-    Trial,
-    append,
-    read_lines,
-    read_results,
-    results_folder,
-)
+from suites.faults.results import Outcome
 from suites.faults.soak import SEEDS, random_motion, setting
 from suites.faults.stages import STAGES, Stage, files, in_order
 from suites.faults.trial import read_outcome
@@ -242,82 +231,6 @@ def test_an_alarm_is_read_back_and_what_is_none_is_broken(tmp_path):
     assert read_outcome(place) == alarm
     place.write_text("{}")
     assert read_outcome(place).status == "broken"
-
-
-# Results and the page
-
-
-def trial(name: str = "one", **fields) -> Trial:
-    given = {"fault": name, "group": "axes", "kind": "value", "models": "A mistake.", "files": ("port.py",),
-             "expected": "parity", "status": "caught", "seconds": 20.0, "suite": "parity",
-             "test": "suites/parity/test_layers.py::test_x[flax]", "what": "past its limit", "evidence": "exact",
-             "date": "2026-03-04T05:06:07+00:00", "commit": "0123456789ab"}  # fmt: skip
-    return Trial(**(given | fields))
-
-
-UNSEEN = {"status": "missed", "suite": "", "test": "", "what": "", "evidence": ""}
-TRIALS_MADE_UP = (
-    trial(),
-    trial("two", seconds=30.0, group="time", suite="frames"),
-    trial("three", **UNSEEN),
-    trial("four", kind="cost", group="cost", expected="speed", suite="speed"),
-    trial("five", equivalent="it is the same function", **UNSEEN),
-)
-RUN = SoakRun(order=3, seed=1, clip="synthetic", loaded=True, suites=("suites",), ended="finished", seconds=400.0,
-              counts={"pass": 100, "inconclusive": 2, "failed": 1}, alarms=("failed: a.py::test_x: late",))  # fmt: skip
-
-
-def test_results_come_back_the_last_of_each_fault_and_a_cut_line_is_left_out(tmp_path):
-    place = results_folder(tmp_path, "cpu") / TRIALS
-    for line in (trial(**UNSEEN), trial(), trial("two")):
-        append(place, line)
-    with place.open("a") as file:
-        file.write('{"fault": "thr')
-    append(place.with_name(SOAK), RUN)
-    results = read_results(tmp_path, "cpu")
-    assert [(one.fault, one.status) for one in results.trials] == [("one", "caught"), ("two", "caught")]
-    assert results.soak == (RUN,)
-    place.write_text("{}\n" + trial().model_dump_json() + "\n")
-    with pytest.raises(ValueError, match="line 1"):
-        read_lines(place, Trial)
-
-
-def test_what_was_missed_fails_and_what_no_test_can_see_does_not():
-    assert [one.fault for one in missed(TRIALS_MADE_UP)] == ["three"]
-    assert not passed(TRIALS_MADE_UP)
-    assert passed([one for one in TRIALS_MADE_UP if one.fault != "three"])
-    cost = [trial(str(number), kind="cost") for number in range(19)]
-    assert passed([*cost, trial("twenty", kind="cost", **UNSEEN)])
-    assert not passed([*cost[1:], trial("twenty", kind="cost", **UNSEEN)])
-    assert not passed([trial(status="hung")])
-
-
-def test_the_page_begins_with_the_verdict_and_what_was_missed(tmp_path):
-    folder = results_folder(tmp_path, "cpu")
-    for one in TRIALS_MADE_UP:
-        append(folder / TRIALS, one)
-    append(folder / SOAK, RUN)
-    said = write_page(tmp_path, "cpu")
-    text = (tmp_path / "cpu" / "faults.md").read_text()
-    assert "Faults of values caught: 2 of 3; faults of cost caught: 1 of 1; median 20 s" in said
-    assert "1 alarm in 1 run" in said
-    first, *_ = text.split("## How soon")
-    assert text.startswith("# faults on cpu: 1 not caught\n")
-    assert said in first
-    assert "`three`" in first
-    assert "`two`" not in first
-    assert "it is the same function" in text
-    assert "run 3 (seed 1, synthetic, loaded): failed: a.py::test_x: late" in text
-    assert (tmp_path / "cpu" / "figures" / "faults-caught.svg").read_bytes().startswith(b"<?xml")
-
-
-def test_the_page_of_soak_runs_alone_and_of_nothing(tmp_path):
-    assert write_page(tmp_path, "cpu") == ""
-    assert not (tmp_path / "cpu").exists()
-    append(results_folder(tmp_path, "cpu") / SOAK, RUN)
-    results = read_results(tmp_path, "cpu")
-    assert "none tried" in faults_page("cpu", results)
-    assert verdict(results) == "Unchanged code raised 1 alarm in 1 run."
 
 
 # Soak

@@ -205,6 +205,22 @@ def test_gradients_are_the_slopes_of_the_reconstruction(config):
     assert slope == pytest.approx((objective(step) - objective(-step)) / (2 * step), rel=1e-5)
 
 
+def test_only_gradients_keep_what_gradients_need():
+    vae, video, kept = reference(), clip(1, 3, 8, 8), []
+    vae.model.encoder.conv_in.register_forward_hook(lambda *_: kept.append(torch.is_grad_enabled()))
+    vae.encode(video), list(vae.encode_stream(video)), vae.activations("encode", video)
+    assert kept == [False] * 3
+
+
+def test_one_latent_cell_is_enough():
+    vae, model = reference(), plain_diffusers(SMALL, "float64")
+    latents = clip(1, 1, 1, 1)
+    decoded = vae.decode(latents)
+    assert decoded.shape == (1, 1, 2, 2, 3)
+    np.testing.assert_array_equal(decoded, channel_last(model.decode(torch_clip(latents, "float64")).sample))
+    assert vae.encode(decoded).moments.shape == (1, 1, 1, 1, 6)
+
+
 def test_weights_are_shared_with_the_checkpoint_and_cannot_be_written_through():
     tensors = seeded_tensors(TINY, 0)
     state = load(TINY, tensors, dtype="float32", jit=False, checkpoint="").state_dict()

@@ -14,15 +14,11 @@ import statistics
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from queue import Queue
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from reports.faults import write_page
@@ -31,6 +27,7 @@ from suites.faults.child import import_once, kill_all
 from suites.faults.planting import ROOT, checkout_copy
 from suites.faults.results import TRIALS, Trial, append, read_lines, results_folder
 from suites.faults.trial import LIMIT, PLATFORM, run, run_trial, set_environment
+from suites.faults.turns import in_turns
 from suites.harness.provenance import commit
 
 ENOUGH = {"value": 1.0, "cost": 0.95}  # the share of each kind that has to be caught
@@ -58,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     elif not options.only and not options.kind:
         place.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="twinvae-faults-") as folder:
-        set_environment(Path(folder) / "programs")
+        set_environment()
         import_once()
         copies = [checkout_copy(Path(folder) / f"copy-{number}") for number in range(options.jobs)]
         try:
@@ -66,7 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
             if control and (found := _control(copies[0], options.limit, console)):
                 print(found, file=sys.stderr)
                 return 2
-            for trial in _trials(faults, copies, options.limit, console):
+            at = commit()
+            for trial in in_turns(
+                faults, copies, lambda fault, copy: run_trial(fault, copy, options.limit, at), console, "faults", _line
+            ):
                 append(place, trial)
                 trials.append(trial)
         except KeyboardInterrupt:
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="faults or classes; globs are taken")
     parser.add_argument("--kind", choices=list(ENOUGH), help="faults of one kind alone")
-    parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, metavar="N", help="default: the cores")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="default: the cores")
     parser.add_argument(
         "--limit", type=float, default=LIMIT, metavar="SECONDS", help=f"of a trial (default: {LIMIT:.0f})"
     )
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 1 up")
     return int(text)
@@ -137,59 +137,9 @@ def _control(copy: Path, limit: float, console: Console) -> str:
     )
 
 
-def _trials(faults: Sequence[Fault], copies: Sequence[Path], limit: float, console: Console) -> Iterator[Trial]:
-    """Every trial as it ends; each copy is used by one at a time."""
-    free: Queue[Path] = Queue()
-    for copy in copies:
-        free.put(copy)
-    at = commit()
-
-    def try_out(fault: Fault) -> Trial:
-        copy = free.get()
-        try:
-            return run_trial(fault, copy, limit, at)
-        finally:
-            free.put(copy)
-
-    with _pool(len(copies)) as pool, _progress(console, len(faults)) as advance:
-        waiting: set[Future[Trial]] = {pool.submit(try_out, fault) for fault in faults}
-        while waiting:
-            ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in ended:
-                trial = future.result()
-                advance(trial)
-                yield trial
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that begin nothing new once the block is left, and whose processes are gone then."""
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        kill_all()
-        pool.shutdown(wait=True)
-
-
-@contextmanager
-def _progress(console: Console, total: int) -> Iterator:
-    """What to call with each trial: a line for it, and on a terminal a bar with the time left below."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("faults", total=total)
-
-        def advance(trial: Trial) -> None:
-            progress.advance(task)
-            console.print(
-                f"[{COLOURS[trial.status]}]{trial.status:7}[/] {trial.seconds:6.1f} s  {trial.fault}",
-                f"[dim]{escape(trial.test or trial.what)}[/]" if trial.status != "missed" else "",
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
-
-        yield advance
+def _line(trial: Trial) -> str:
+    found = f"  [dim]{escape(trial.test or trial.what)}[/]" if trial.status != "missed" else ""
+    return f"[{COLOURS[trial.status]}]{trial.status:7}[/] {trial.seconds:6.1f} s  {trial.fault}{found}"
 
 
 def passed(trials: Sequence[Trial]) -> bool:

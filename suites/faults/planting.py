@@ -53,7 +53,11 @@ def plant(fault: Fault, copy: Path) -> dict[Path, str]:
     Raises:
         Stale: its place is gone; nothing is written then.
     """
-    texts = edited(fault, copy)
+    return put(edited(fault, copy))
+
+
+def put(texts: dict[Path, str]) -> dict[Path, str]:
+    """Write texts into files, and give back what was there, for `unplant`."""
     before = {path: path.read_text(encoding="utf-8") for path in texts}
     _write(texts)
     return before

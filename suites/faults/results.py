@@ -1,4 +1,4 @@
-"""What trials and soak runs came to: one line of JSON each, appended as they come."""
+"""What trials, soak runs and mutants came to: one line of JSON each, appended as they come."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from suites.harness.records import describe
 
-TRIALS, SOAK = "faults.jsonl", "soak.jsonl"
+TRIALS, SOAK, MUTANTS = "faults.jsonl", "soak.jsonl", "mutants.jsonl"
 # What a process under `suites.faults.alarm` is told: the file to write its outcome to, when it was started, and the
 # seconds after which it begins no further test.
 PLACE, STARTED, LASTS = "TWINVAE_ALARM", "TWINVAE_STARTED", "TWINVAE_LASTS"
@@ -72,6 +72,7 @@ class SoakRun(_Line):
         order: seed of the tests' order.
         seed: of weights and inputs.
         clip: its label.
+        share: of the tests, drawn at random.
         ended: "finished", or "hung" where it was killed after the time limit, or "broken".
         counts: verdicts of each status; "failed" is of tests.
         alarms: what was wrong, the first of it.
@@ -82,6 +83,7 @@ class SoakRun(_Line):
     clip: str
     loaded: bool
     suites: tuple[str, ...]
+    share: float = 1.0
     ended: Literal["finished", "hung", "broken"]
     seconds: float
     counts: dict[str, int]
@@ -94,14 +96,46 @@ class SoakRun(_Line):
         return sum(self.counts.get(status, 0) for status in ("regressed", "missing", "failed"))
 
 
+class MutantTrial(_Line):
+    """One mutant, and what became of it.
+
+    Attributes:
+        operator, occurrence: of the tool that made it, counted in the file.
+        before, after: the changed lines, without indents and line ends.
+        status: "killed"; "hung" where a test did not end, which kills it as well; "survived"; "equivalent" where the
+            list says that no test can see it, and why, so that it was not run.
+        test, what: what killed it, or how far the survivor came.
+    """
+
+    package: str
+    file: str
+    line: int
+    operator: str
+    occurrence: int
+    before: str
+    after: str
+    status: Literal["killed", "hung", "survived", "equivalent"]
+    seconds: float = 0.0
+    test: str = ""
+    what: str = ""
+    reason: str = ""
+    date: str = ""
+    commit: str = ""
+
+    @property
+    def key(self) -> tuple[str | int, ...]:
+        return self.file, self.line, self.operator, self.occurrence, self.before, self.after
+
+
 Line = TypeVar("Line", bound=_Line)
 
 
 class Results(NamedTuple):
-    """Everything under `<report-dir>/<platform>/records/trials`: the last trial of each fault, and every soak run."""
+    """Everything under `<report-dir>/<platform>/records/trials`: the last of each fault and mutant, every soak run."""
 
     trials: tuple[Trial, ...]
     soak: tuple[SoakRun, ...]
+    mutants: tuple[MutantTrial, ...] = ()
 
 
 def results_folder(report_dir: Path, platform: str) -> Path:
@@ -140,4 +174,5 @@ def read_lines(path: Path, kind: type[Line]) -> list[Line]:
 def read_results(report_dir: Path, platform: str) -> Results:
     folder = results_folder(report_dir, platform)
     last = {trial.fault: trial for trial in read_lines(folder / TRIALS, Trial)}
-    return Results(tuple(last.values()), tuple(read_lines(folder / SOAK, SoakRun)))
+    mutants = {mutant.key: mutant for mutant in read_lines(folder / MUTANTS, MutantTrial)}
+    return Results(tuple(last.values()), tuple(read_lines(folder / SOAK, SoakRun)), tuple(mutants.values()))

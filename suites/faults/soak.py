@@ -2,6 +2,8 @@
 
 The suites run in random order, every other run with all cores kept busy by other processes, in turn with the stored
 seed and clip and with others. Of another seed or clip, values are not held against baselines, and limits still hold.
+With `--share 0.1` each run takes another tenth of the tests, drawn at random: an alarm that comes once in so many runs
+of a test is met as often for the same number of tests run.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from reports.verdicts import STATUSES
 from suites.faults.child import kill_all, run_pytest
 from suites.faults.planting import ROOT
 from suites.faults.results import SOAK, SoakRun, append, results_folder
-from suites.faults.shuffle import ORDER
+from suites.faults.shuffle import ORDER, SHARE
 from suites.faults.trial import PLATFORM
 from suites.harness.provenance import commit
 from suites.speed.gate import loaded
@@ -74,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for run in range(options.first, options.first + options.runs):
             with tempfile.TemporaryDirectory(prefix="twinvae-soak-") as folder:
-                result = soak(setting(run), options.only, options.limit, Path(folder))
+                result = soak(setting(run), options.only, options.share, options.limit, Path(folder))
             append(place, result)
             found.append(result)
             left = (time.monotonic() - began) / len(found) * (options.runs - len(found))
@@ -97,12 +99,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, default=RUNS, metavar="N", help=f"default: {RUNS}")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first run (default: 0)")
     parser.add_argument("--only", nargs="+", default=["suites"], metavar="PATH", help="tests, such as suites/parity")
+    parser.add_argument("--share", type=_share, default=1.0, help="of the tests, in each run (default: 1, all)")
     parser.add_argument("--limit", type=float, default=LIMIT, metavar="SECONDS", help="of a run")
     parser.add_argument("--report-dir", type=Path, default=ROOT / "reports", help="where results and page go")
     return parser
 
 
-def soak(given: Setting, paths: Sequence[str], limit: float, folder: Path) -> SoakRun:
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a share of the tests, above 0 and up to 1")
+    return share
+
+
+def soak(given: Setting, paths: Sequence[str], share: float, limit: float, folder: Path) -> SoakRun:
     """One run of the suites, and what is wrong with it."""
     options = ["--seed", str(given.seed)]
     if given.clip != "synthetic":
@@ -114,8 +127,9 @@ def soak(given: Setting, paths: Sequence[str], limit: float, folder: Path) -> So
         "--preset", "tiny", "--platform", PLATFORM, "--report-dir", str(folder / "reports"), *options,
     ]  # fmt: skip
     began = time.monotonic()
+    drawn = {ORDER: str(given.order), SHARE: str(share)}
     with loaded(given.loaded):
-        status = run_pytest(arguments, ROOT, folder / "output", limit, extra={ORDER: str(given.order)})
+        status = run_pytest(arguments, ROOT, folder / "output", limit, extra=drawn)
     try:
         suites = judge_suites(folder / "reports", ROOT / "baselines", PLATFORM)
     except (OSError, ValueError):
@@ -130,6 +144,7 @@ def soak(given: Setting, paths: Sequence[str], limit: float, folder: Path) -> So
     return SoakRun(
         **given._asdict(),
         suites=tuple(paths),
+        share=share,
         ended="hung" if status is None else "finished" if suites and status in (0, 1) else "broken",
         seconds=round(time.monotonic() - began, 1),
         counts=dict(Counter(verdict.status for verdict in verdicts)) | {"failed": len(failures)},

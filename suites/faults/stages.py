@@ -59,19 +59,25 @@ STAGES: tuple[Stage, ...] = (
     Stage(DECODED, ("float64", "3-1-2-3")),
     Stage(ENCODED, ("float64", "9-1-17-26")),
     Stage(f"{PARITY}/test_vae.py", ("jit", "float64")),
+    Stage(f"{SPEED}/test_programs.py::test_a_program_is_compiled_once"),
     Stage(ANY_LENGTH, ("decode-2-5",)),
     Stage(ANY_LENGTH, ("encode-8-17",)),
     Stage(ANY_LENGTH, ("decode-1-3",)),
     Stage(ANY_LENGTH, ("encode-4-13",)),
-    # Rare arguments, and the way in from a pipeline.
-    Stage(VARIANT),
-    Stage(f"{PARITY}/test_pipeline.py"),
     # What is compiled, and what it costs.
-    Stage(f"{SPEED}/test_programs.py::test_a_program_is_compiled_once"),
-    Stage(f"{FRAMES}/test_counts.py::test_one_program_is_compiled_for_each_frame_batch_length_first_or_later"),
     Stage(f"{SPEED}/test_growth.py"),
     Stage(f"{SPEED}/test_programs.py::test_a_call_costs_what_it_did"),
-    # Tiles and streams.
+    # Rare arguments, and the way in from a pipeline.
+    Stage(VARIANT),
+    Stage(f"{FRAMES}/test_counts.py::test_one_program_is_compiled_for_each_frame_batch_length_first_or_later"),
+    Stage(f"{PARITY}/test_pipeline.py"),
+    # Rounding.
+    Stage(LAYER, ("jit", "bfloat16")),
+    Stage(f"{PARITY}/test_vae.py", ("jit", "bfloat16")),
+    Stage(LAYER, ("jit", "float32")),
+    Stage(f"{PARITY}/test_posterior.py"),
+    # Leaner forms, tiles and streams.
+    Stage(f"{PARITY}/test_forms.py"),
     Stage(f"{TILING}/test_blend.py"),
     Stage(TILED, ("three frame batches",)),
     Stage(f"{FRAMES}/test_streaming.py"),
@@ -79,11 +85,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(f"{FRAMES}/test_counts.py::test_two_clips_together_give_what_diffusers_gives"),
     Stage(TILED),
     Stage(f"{TILING}/test_grids.py"),
-    # Rounding.
-    Stage(LAYER, ("jit", "bfloat16")),
-    Stage(f"{PARITY}/test_vae.py", ("jit", "bfloat16")),
-    Stage(LAYER, ("jit", "float32")),
-    Stage(f"{PARITY}/test_posterior.py"),
     # Everything around the network.
     Stage(CHECKPOINT),
     Stage(f"{PARITY}/test_bad_input.py"),
@@ -96,8 +97,9 @@ STAGES: tuple[Stage, ...] = (
     Stage(f"{TILING}/test_programs.py"),
     Stage(ENCODED, ("float64",)),
     Stage(DECODED, ("float64",)),
-    Stage(LAYER, ("eager",)),
-    Stage(f"{PARITY}/test_vae.py"),
+    Stage(LAYER, ("eager", "float64")),
+    Stage(f"{PARITY}/test_vae.py", ("eager", "float64")),
+    Stage(f"{PARITY}/test_vae.py", ("jit",)),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,17 +13,18 @@ from pydantic import ValidationError
 
 from suites.faults.catalogue import Fault
 from suites.faults.child import run_pytest
-from suites.faults.planting import Stale, plant, unplant
+from suites.faults.planting import ROOT, Stale, plant, unplant
 from suites.faults.results import LASTS, PLACE, STARTED, Outcome, Status, Trial
 from suites.faults.stages import files
 
 LIMIT = 240.0  # seconds; after them no further test is begun
 GRACE = 120.0  # seconds for the test that is running then; what takes longer hangs
 PLATFORM = "cpu"
+PROGRAMS = ROOT / "build" / "programs"
 OPTIONS = ("--preset", "tiny", "--platform", PLATFORM, "-p", "no:cacheprovider", "-q", "--no-header", "--tb=line")
 
 
-def set_environment(programs: Path) -> None:
+def set_environment(programs: Path = PROGRAMS) -> None:
     """Before the first trial: of all of them.
 
     Args:
@@ -76,20 +78,32 @@ def _trial(fault: Fault, status: Status, seconds: float, commit: str, outcome: O
     )
 
 
-def run(copy: Path, limit: float = LIMIT) -> Outcome | None:
+def run(copy: Path, limit: float = LIMIT, options: Sequence[str] = ()) -> Outcome | None:
     """The quick form of the suites in a copy of the checkout; None where a test did not end."""
-    scratch = copy.with_name(f"{copy.name}-scratch")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    scratch = fresh_scratch(copy)
     place = scratch / "alarm.json"
     told = {PLACE: str(place), STARTED: repr(time.time()), LASTS: str(limit)}
-    ended = run_pytest(arguments(scratch / "reports"), copy, scratch / "output", limit + GRACE, place, told)
+    ended = run_pytest(
+        [*arguments(scratch / "reports"), *options], copy, scratch / "output", limit + GRACE, place, told
+    )
     if place.exists():
         return read_outcome(place)
     if ended is None:
         return None
-    lines = (scratch / "output").read_text(errors="replace").strip().splitlines() or ["no output"]
-    return Outcome(status="broken", seconds=0, what=f"pytest ended with {ended} and no outcome: {lines[-1]}")
+    what = f"pytest ended with {ended} and no outcome: {last_line(scratch / 'output')}"
+    return Outcome(status="broken", seconds=0, what=what)
+
+
+def fresh_scratch(copy: Path) -> Path:
+    """An empty folder beside a copy, for what a run in it writes."""
+    scratch = copy.with_name(f"{copy.name}-scratch")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    return scratch
+
+
+def last_line(output: Path) -> str:
+    return (output.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
 
 
 def read_outcome(place: Path) -> Outcome:

@@ -16,7 +16,7 @@ from rich.console import Console
 from reports import write_report
 from reports.__main__ import main
 from reports.baselines import baseline_path, updated, write_baseline
-from reports.pages import culprits, table
+from reports.pages import culprits, shortened, table
 from suites.harness.records import Record
 from tests.reports.synthetic import RUN, broken, frame_exhibits, parity_records, write_run
 
@@ -157,6 +157,14 @@ def test_every_value_stands_on_the_page_with_grades_and_provenance(good):
         assert fact in text.split("## Provenance")[1]
 
 
+def test_tables_of_blocks_come_last_and_dtypes_from_precise_to_coarse(good):
+    titles = re.findall("^### (.+)$", page(good).split("## Every value")[1], re.MULTILINE)
+    blocks = ["block after block" in title for title in titles]
+    assert blocks == [False] * 6 + [True] * 3
+    dtypes = [re.search(", (float64|float32|bfloat16)", title)[1] for title in titles]
+    assert dtypes == ["float64", "float32", "bfloat16"] * 3
+
+
 def test_the_closest_to_their_bar_all_pass_and_come_in_order(report):
     values = {"far": 1e-9, "near": 9e-7, "past": 2e-6}
     records = [
@@ -247,6 +255,14 @@ def test_the_terminal_table_counts_per_backend_and_dtype(bad):
     assert re.search(r"│ +20 │ +128 │ whole VAE decode tiny 1x9x96x160x3 mae 0.75, the baseline allows", row)
 
 
+def test_the_terminal_table_names_the_error_closest_to_its_bar_before_a_likeness(report):
+    likeness = Record(suite="parity", case="whole", metric="psnr", value=46.0, better="higher", limit=45.0)
+    error = Record(suite="parity", case="norm", metric="max_abs", value=5e-7, limit=1e-6)
+    console = Console(width=160, file=io.StringIO())
+    console.print(report([likeness, error], accepted=False).table)
+    assert "norm max_abs 5e-07, limit 1e-06" in console.file.getvalue()
+
+
 def test_a_report_folder_that_cannot_be_written_is_named(report, tmp_path, capsys):
     folder = report().index.parent
     (folder / "parity.md").unlink()
@@ -263,6 +279,11 @@ def test_a_baseline_that_is_not_valid_stops_the_report_before_anything_is_writte
     with pytest.raises(ValueError, match=r"parity.json is not a valid baseline"):
         report(broken(parity_records(), BORN), accepted=False)
     assert page(report(accepted=True)) == before
+
+
+def test_a_text_that_is_too_long_is_cut():
+    assert shortened("abcdef", 6) == "abcdef"
+    assert shortened("abcdefg", 6) == "abcde…"
 
 
 def test_a_table_lines_up_escapes_bars_and_drops_empty_columns():

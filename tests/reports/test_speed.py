@@ -241,10 +241,18 @@ def test_this_run_stands_at_the_end_once(tmp_path):
     assert len(with_this_run(read_history(str(tmp_path)), data)) == 2
 
 
+def test_a_first_call_is_no_part_of_the_history(tmp_path):
+    where = GROUP | {"backend": "flax", "mode": "jit"}
+    data = write_run(tmp_path, [ratio(0.6, **where), ratio(3.0, **where, case="first call")], SPEED)
+    (run,) = with_this_run(read_history(""), data)
+    assert list(run.values.values()) == [0.6]
+
+
 def test_history_is_drawn_and_what_is_left_out_is_on_the_page(tmp_path):
     write(tmp_path / "saved", "0001.json", saved("2026-02-02T00:00:00", 0.7))
     write(tmp_path / "saved", "0002.json", "{}")
     text, _ = page(tmp_path, speed_records(), SPEED.model_copy(update={"storage": str(tmp_path / "saved")}))
     assert "speed-history.svg" in text
     assert "0002.json is left out" in text
-    assert "| 2026-02-02T00:00 |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| 2026-02-02T00:00 |"))
+    assert "| 0.7 (1)" in row

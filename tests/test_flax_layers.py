@@ -1,0 +1,72 @@
+"""Layers of the native backend without running them: diffusers' arguments and tensors, and what is compiled of them."""
+
+from __future__ import annotations
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import impl_flax
+from impl_flax.convolution import linear
+from impl_flax.layers import resize_latents
+from twinvae import VAEConfig, reference
+from twinvae.checkpoint import seeded_tensors
+
+SMALL = VAEConfig(
+    down_block_types=("CogVideoXDownBlock3D",) * 2,
+    up_block_types=("CogVideoXUpBlock3D",) * 2,
+    block_out_channels=(4, 8),
+    norm_num_groups=2,
+    latent_channels=3,
+    layers_per_block=1,
+)
+CONVOLUTION = {"in_channels": 2, "out_channels": 3, "kernel_size": 1}
+
+
+def arguments(layer: type) -> dict[str, object]:
+    return {name: given.default for name, given in inspect.signature(layer.__init__).parameters.items()}
+
+
+@pytest.mark.parametrize("name", impl_flax.LAYERS)
+def test_a_layer_takes_diffusers_arguments_with_its_defaults(name):
+    ours, theirs = arguments(impl_flax.LAYERS[name]), arguments(reference.LAYERS[name])
+    assert list(ours.items()) == [(argument, theirs[argument]) for argument in theirs if argument in ours]
+
+
+@pytest.mark.parametrize("quant", [False, True])
+def test_every_tensor_of_diffusers_has_its_place(quant):
+    config = SMALL.model_copy(update={"use_quant_conv": quant, "use_post_quant_conv": quant})
+    tensors = seeded_tensors(config, 0)
+    state = impl_flax.load(config, tensors, dtype="float32", jit=False, checkpoint="").state_dict()
+    assert state.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(state[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"weight": (3, 2, 1, 1, 1)}, r"missing \['bias'\], unexpected none"),
+        ({"weight": (3, 2, 1, 1, 1), "bias": (3,), "scale": (3,)}, r"missing none, unexpected \['scale'\]"),
+        ({"weight": (2, 3, 1, 1, 1), "bias": (3,)}, r"weight has shape \(2, 3, 1, 1, 1\), which is .* expected"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(tensors, words):
+    given = {name: np.zeros(shape, np.float32) for name, shape in tensors.items()}
+    with pytest.raises(ValueError, match=words):
+        impl_flax.load_layer("CogVideoXSafeConv3d", CONVOLUTION, given, dtype="float32", jit=False)
+
+
+@pytest.mark.parametrize(("dtype", "precise"), [("float32", True), ("bfloat16", False)])
+def test_an_accelerator_is_asked_for_products_of_whole_float32_factors(dtype, precise):
+    x, kernel, bias = (jnp.zeros(shape, dtype) for shape in ((2, 3), (3, 4), (4,)))
+    assert ("precision = [HIGHEST, HIGHEST]" in jax.jit(linear).lower(x, kernel, bias).as_text()) == precise
+
+
+@pytest.mark.parametrize(("size", "gathers"), [((2, 3, 4), False), ((4, 9, 4), False), ((2, 5, 4), True)])
+def test_whole_number_repeats_of_latents_are_no_gathers(size, gathers):
+    written = jax.make_jaxpr(lambda zq: resize_latents(zq, size))(jnp.zeros((1, 2, 3, 4, 1)))
+    assert ("gather" in str(written)) == gathers
