@@ -179,7 +179,15 @@ def test_a_first_call_on_a_busy_machine_says_nothing_sure(monkeypatch):
     found = measured()
     monkeypatch.setattr(measure, "QUIET", -1.0)
     row = Record(suite="speed", case="c", **measure.first_call_values(found, TOY)[0][0])
-    assert judge(row, Entry(case="c", metric=row.metric, value=1e-9)).status == "inconclusive"
+    assert not row.sure
+    assert "other work took" in row.note
+
+
+def test_no_absolute_time_is_held_against_a_baseline():
+    found = measured()
+    rows = measure.steady_values(found, TOY) + measure.first_call_values(found, TOY)[0]
+    for row in (Record(suite="speed", case="c", **row) for row in rows if row["kind"] == "absolute"):
+        assert judge(row, Entry(case="c", metric=row.metric, value=1e-9)).status == "pass"
 
 
 def test_the_stages_of_a_first_call_add_up():

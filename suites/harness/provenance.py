@@ -49,7 +49,7 @@ def collect(
     if chip:
         device = f"no TPU: its compiler for {CHIPS[chip].topology}"
     memory = round(psutil.virtual_memory().total / 2**30)
-    traits = f"{processor}|{cores}|{memory}|{device}|{jax.device_count()}"
+    traits = f"{processor}|{_generation()}|{cores}|{memory}|{device}|{jax.device_count()}"
     return Run(
         suite=suite,
         platform=platform,
@@ -100,6 +100,15 @@ def _processor() -> str:
         if match:
             return match[1]
     return host.processor() or host.machine()
+
+
+def _generation() -> str:
+    """Which processor of its name this is: clouds give processors of several generations one name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    fields = ("cpu family", "model", "stepping", "cache size")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    found = (re.search(rf"^{field}\s*:\s*(.+)$", text, re.MULTILINE) for field in fields)
+    return "/".join(match[1] for match in found if match)
 
 
 def commit() -> str:
