@@ -279,7 +279,8 @@ class VideoVAE(ABC):
     def plan(self, shape: tuple[int, ...], operation: Operation = "decode", sharding: Any = None) -> Plan:
         """What `encode` or `decode` of a clip of `shape` will do under the memory budget, and the predicted peak.
 
-        Forms are compiled, the fastest first, until one fits; the call itself then compiles nothing again.
+        Forms are compiled, the fastest first, until one fits; the call itself then compiles nothing again. A stream
+        takes the same form and needs one conv cache more: it keeps the one that it goes on from until a step is done.
 
         Args:
             shape: [b, t, h, w, c] of the video or the latents.

@@ -51,7 +51,8 @@ def make_plan(vae: JaxVideoVAE, operation: Operation, shape: Shape, sharding: An
         MemoryError: none fits; the message names the smallest budget that would do.
     """
     grid, budget = vae._grid(operation, shape), budget_of(vae, sharding)
-    key = operation, shape, sharding, budget, vae._batch_size(operation), repr(grid), repr(vae.tiles)
+    of_vae = vae._batch_size(operation), vae.forms, vae.slab_bytes, repr(vae.tiles)
+    key = operation, shape, sharding, budget, repr(grid), *of_vae
     if key not in vae._plans:
         vae._plans[key] = _plan(vae, operation, shape, sharding, grid, budget)
     return vae._plans[key]
@@ -88,7 +89,7 @@ def _possible_tiles(vae: JaxVideoVAE, operation: Operation, shape: Shape) -> Til
 def _peak(
     vae: JaxVideoVAE, operation: Operation, shape: Shape, grid: TileGrid | None, form: Form, sharding: Any
 ) -> int | None:
-    """Bytes that a call needs at its most: a step and what lives beside it, or the joining of its parts.
+    """Bytes that a call needs at its most: a step, and what lives beside it.
 
     None where a step does not compile because the device has not enough memory.
     """
@@ -103,8 +104,9 @@ def _peak(
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             return None
-    clips = _clips(vae, operation, shape) // _shards(sharding, shape)
-    return max(*steps, clips + tree_bytes(vae.params)) if len(batches) == 1 and grid is None else max(steps) + clips
+    if len(batches) == 1 and grid is None:  # the clip and what comes out are the step's own
+        return steps[0]
+    return max(steps) + _clips(vae, operation, shape) // _shards(sharding, shape)
 
 
 def _rough_peak(vae: JaxVideoVAE, operation: Operation, piece: Shape, sharding: Any) -> int:
