@@ -9,6 +9,7 @@ import pytest
 from suites.harness.libtpu import CHIPS, chip_of, platform_of
 from suites.harness.programs import Answer, Compiler, Program, Store, expected_seconds, fingerprint
 from suites.harness.tpu_compiler import CompileError, Outcome, compiled, failed, needed_bytes, refused_topology
+from twinvae.compiling import TPU, compiler_options
 from twinvae.memory import usable_bytes
 
 GIB = 2**30
@@ -42,8 +43,10 @@ def compiler(tmp_path, work, large: bool = True, version: str = "libtpu 1", topo
     return Compiler(Store(tmp_path / "tpu-v6e-aot" / "programs.jsonl"), topology, version, large, work)
 
 
-@pytest.mark.parametrize("other", [("b", "c", "t"), ("a", "c2", "t"), ("a", "c", "t2"), ("ac", "", "t")])
-def test_a_fingerprint_changes_with_program_compiler_and_topology(other):
+@pytest.mark.parametrize(
+    "other", [("b", "c", "t"), ("a", "c2", "t"), ("a", "c", "t2"), ("ac", "", "t"), ("a", "c", "t", {"limit": "16"})]
+)
+def test_a_fingerprint_changes_with_program_compiler_its_options_and_topology(other):
     assert fingerprint("a", "c", "t") == fingerprint("a", "c", "t") != fingerprint(*other)
 
 
@@ -53,6 +56,12 @@ def test_the_same_program_lowered_twice_from_other_lines_is_the_same():
 
     one = Compiler(None, "t", "v")
     assert one.mark(lower()) == one.mark(again()) != one.mark(lower(3.0))
+    assert one._replace(options={"limit": "16"}).mark(lower()) != one.mark(lower())
+
+
+def test_a_program_lowered_for_a_tpu_has_its_options_wherever_that_is_done():
+    assert compiler_options("tpu") == TPU
+    assert compiler_options("rocm") == {}
 
 
 def test_an_unchanged_program_is_compiled_once_and_recalled_by_the_next_process(tmp_path):

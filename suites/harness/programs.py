@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -64,9 +64,10 @@ class Answer(NamedTuple):
         return f"compiled in {took}" if self.how == "compiled" else f"recalled ({self.program.date[:10]}, {took})"
 
 
-def fingerprint(text: str, compiler: str, topology: str) -> str:
-    """What two programs share that compile to the same: their text (without locations), compiler and topology."""
-    return hashlib.sha256("\0".join((text, compiler, topology)).encode()).hexdigest()[:24]
+def fingerprint(text: str, compiler: str, topology: str, options: Mapping[str, str] = {}) -> str:
+    """What two programs share that compile to the same: text (without locations), compiler, its options, topology."""
+    parts = text, compiler, topology, *(f"{name}={options[name]}" for name in sorted(options))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
 class Store:
@@ -127,6 +128,7 @@ class Compiler(NamedTuple):
         topology, version: what programs are compiled for, and with.
         large: whether large programs may be compiled, too.
         compile: what compiles.
+        options: the compiler's, which a program's text does not show.
     """
 
     store: Store | None
@@ -134,9 +136,10 @@ class Compiler(NamedTuple):
     version: str
     large: bool = False
     compile: Callable[[jax.stages.Lowered], Outcome] = compiled
+    options: Mapping[str, str] = {}
 
     def mark(self, lowered: jax.stages.Lowered) -> str:
-        return fingerprint(lowered.as_text(), self.version, self.topology)
+        return fingerprint(lowered.as_text(), self.version, self.topology, self.options)
 
     def recall(self, name: str, lowered: jax.stages.Lowered) -> Program | None:
         """What is known of an unchanged program."""

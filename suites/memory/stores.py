@@ -7,6 +7,7 @@ from pathlib import Path
 
 from suites.harness.libtpu import CHIPS, installed, platform_of
 from suites.harness.programs import Compiler, Store
+from twinvae.compiling import compiler_options
 
 
 def compiler_for(chip: str, baseline_dir: Path, large: bool) -> Compiler:
@@ -17,4 +18,4 @@ def compiler_for(chip: str, baseline_dir: Path, large: bool) -> Compiler:
     """
     store = Store(baseline_dir / platform_of(chip) / "programs.jsonl")
     versions = f"libtpu {installed()}, jaxlib {version('jaxlib')}"
-    return Compiler(store, CHIPS[chip].topology, versions, large)
+    return Compiler(store, CHIPS[chip].topology, versions, large, options=compiler_options("tpu"))

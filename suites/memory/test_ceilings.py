@@ -14,6 +14,7 @@ from suites.harness.tpu_compiler import sharding_on
 from suites.memory import cases
 from suites.memory.cases import CEILINGS_OF, GB, LAYERS, SHARE_LIMIT
 from suites.memory.pieces import peak, pieces, weight_bytes
+from twinvae.compiling import compiler_options
 
 TOLERANCE = 0.02
 HOW = "nox -s memory -- --aot {chip}"
@@ -77,7 +78,7 @@ def test_a_layer_takes_no_more_memory_than_it_did(layer, backend, dtype, compile
         for name, shape in (("x", spec.x), ("zq", spec.zq))
         if shape
     }
-    lowered = jax.jit(lambda given: built(**given)[0]).lower(given)
+    lowered = jax.jit(lambda given: built(**given)[0], compiler_options=compiler_options("tpu")).lower(given)
     answer = compiler.ask(f"{backend} {layer}", lowered, small=True)
     record(case=f"{layer} alone", mode="jit", shape="x".join(map(str, spec.x)), metric="peak of a layer", unit="MB",
            value=answer.program.peak_bytes / 1e6, tolerance=TOLERANCE, note=str(answer))  # fmt: skip
