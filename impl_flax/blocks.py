@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float
 
 from impl_flax.layers import (
@@ -93,9 +92,7 @@ class CogVideoXResnetBlock3D(nnx.Module):
             return norm.in_slabs(x, *condition, axis=slabs.axis).then(activate, self.non_linearity)
 
         h, cache["conv1"] = self.conv1.in_slabs(activated(self.norm1, x), earlier.get("conv1"), slabs)
-        beside = self.conv_shortcut(x) if self.shortcut == "pointwise" else x
-        # What is added to in its place has been read for the cache before.
-        beside, cache["conv1"] = lax.optimization_barrier((beside, cache["conv1"]))
+        beside = self.conv_shortcut.in_slabs(x, slabs) if self.shortcut == "pointwise" else x
         h, cache["conv2"] = self.conv2.in_slabs(activated(self.norm2, h), earlier.get("conv2"), slabs, onto=beside)
         return h, cache
 

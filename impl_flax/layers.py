@@ -64,6 +64,13 @@ class CogVideoXSafeConv3d(nnx.Module):
         pads = ((height, height), (width, width))
         return conv3d(x, self.kernel[...], self.bias[...], self.stride, pads, self.dilation)
 
+    def in_slabs(self, x: Frames, slabs: Slabs) -> Frames:
+        """The same a slab at a time, for a kernel of 1: its sums are in float32, which would exist in full."""
+        axis = slabs.axis
+        out = lax.empty((*x.shape[:-1], self.kernel[...].shape[-1]), x.dtype)
+        cells = slabs.cells(x.shape, x.dtype.itemsize)
+        return fill(out, x.shape[axis], cells, axis, lambda first, cells, there: self(cut(x, first, cells, axis)))
+
 
 class CogVideoXCausalConv3d(nnx.Module):
     """A 3-D convolution that sees no later frame: earlier ones come from the conv cache.
@@ -123,13 +130,19 @@ class CogVideoXCausalConv3d(nnx.Module):
             return out if onto is None else out + there
 
         cells = slabs.cells((x.shape[0], time + frames, *x.shape[2:]), x.dtype.itemsize)
-        out = jnp.zeros((*x.shape[:-1], kernel.shape[-1]), x.dtype) if onto is None else onto
+        out = lax.empty((*x.shape[:-1], kernel.shape[-1]), x.dtype) if onto is None else onto
         out = fill(out, size, cells, axis, run)
-        last = x.at(0, size, slice(max(0, frames - time), frames))
+        kept = slice(max(0, frames - time), frames)
+        if conv_cache is None or frames < time:
+            last = lax.empty((x.shape[0], min(frames, time), *x.shape[2:]), x.dtype)
+        else:  # in its place, since all of it has been read
+            out, last = lax.optimization_barrier((out, conv_cache))
+        last = fill(last, size, cells, axis, lambda first, cells, there: x.at(first, cells, kept))
         if frames < time:
             earlier = jnp.repeat(last[:, :1], time, 1) if conv_cache is None else conv_cache
             last = jnp.concatenate([earlier, last], axis=1)[:, -time:]
-        return out, last
+        # Else a compiler may put the cache off, and keep `x` till then: 9 frames at 768x1360 took 27 GB.
+        return lax.optimization_barrier((out, last))
 
 
 class GroupNorm(nnx.Module):
@@ -339,4 +352,4 @@ class CogVideoXUpsample3D(nnx.Module):
             return lax.slice_in_dim(self.larger(seen), 2 * HALO, 2 * (HALO + cells), axis=axis)
 
         cells = max(1, slabs.cells(shape, x.dtype.itemsize) // 2)
-        return fill(jnp.zeros(shape, x.dtype), size, cells, axis, run)
+        return fill(lax.empty(shape, x.dtype), size, cells, axis, run)

@@ -35,13 +35,17 @@ class Slabs(NamedTuple):
     def cells(self, shape: tuple[int, ...], itemsize: int) -> int:
         """Rows (or columns) of an array of `shape` that a slab holds; all of them where that is less than two slabs.
 
-        As many belong to each of the slab's latents: latents repeat 1, 2, 4 or 8 times.
+        As many belong to each of the slab's latents: latents repeat 1, 2, 4 or 8 times. Slabs are equal where that
+        does not halve them, because a smaller last one is compiled apart.
         """
         size = shape[self.axis]
         cells = max(1, self.bytes * size // (prod(shape) * itemsize))
         if size < 2 * cells:
             return size
-        return cells // REPEATS * REPEATS if cells >= REPEATS else 1 << (cells.bit_length() - 1)
+        if cells < REPEATS:
+            return 1 << (cells.bit_length() - 1)
+        most = cells // REPEATS * REPEATS
+        return next((cells for cells in range(most, most // 2, -REPEATS) if size % cells == 0), most)
 
 
 class Source(NamedTuple):
@@ -67,7 +71,8 @@ def cut(x: Frames, first: Array | int, cells: int, axis: int) -> Frames:
 
 def source_of(x: Frames, axis: int) -> Source:
     """Frames that exist already."""
-    return Source(x.shape, x.dtype, lambda first, cells, frames: cut(x[:, frames], first, cells, axis))
+    # The frames of a slab are taken, not a slab of the frames, which would exist in full.
+    return Source(x.shape, x.dtype, lambda first, cells, frames: cut(x, first, cells, axis)[:, frames])
 
 
 def with_halo(at: Callable[[Array | int, int], Frames], first: Array | int, cells: int, size: int, axis: int) -> Frames:

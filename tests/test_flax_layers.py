@@ -12,6 +12,7 @@ import pytest
 import impl_flax
 from impl_flax.convolution import linear
 from impl_flax.layers import resize_latents
+from impl_flax.slabs import COLUMNS, ROWS, Slabs
 from twinvae import VAEConfig, reference
 from twinvae.checkpoint import seeded_tensors
 
@@ -70,3 +71,19 @@ def test_an_accelerator_is_asked_for_products_of_whole_float32_factors(dtype, pr
 def test_whole_number_repeats_of_latents_are_no_gathers(size, gathers):
     written = jax.make_jaxpr(lambda zq: resize_latents(zq, size))(jnp.zeros((1, 2, 3, 4, 1)))
     assert ("gather" in str(written)) == gathers
+
+
+@pytest.mark.parametrize("axis", [ROWS, COLUMNS])
+@pytest.mark.parametrize(
+    ("size", "fit", "cells"),
+    [
+        (768, 17, 16), (480, 36, 32), (240, 72, 48),  # as many as divide the frame
+        (776, 17, 16), (1000, 39, 32),  # nothing does, but for less than half of what fits
+        (17, 5, 4), (17, 1, 1), (17, 0, 1),  # the rows of one latent, or a part of them
+        (96, 49, 96), (96, 48, 48),
+    ],
+)  # fmt: skip
+def test_slabs_are_equal_where_they_can_be_and_hold_whole_latents(axis, size, fit, cells):
+    shape = [2, 3, 1, 1, 5]
+    shape[axis] = size
+    assert Slabs(fit * 60, axis).cells(tuple(shape), 2) == cells

@@ -21,7 +21,7 @@ from twinvae.memory import Plan, parse_size
 from twinvae.planning import device_of, forms_of, make_plan, roomy_form
 from twinvae.tiles import TileGrid
 
-SLAB_BYTES = 96 * 2**20  # a hundredth of a program's peak at 768x1360, and dozens of rows
+SLAB_BYTES = 64 * 2**20  # 16 rows at 768x1360, whose two of halo are an eighth more; smaller ones save nothing there
 Params = Any  # a backend's own tree of jax.Array
 
 

@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-PARITY, TILING, FRAMES, SPEED = (f"suites/{suite}" for suite in ("parity", "tiling", "frames", "speed"))
+PARITY, TILING, FRAMES, SPEED, MEMORY = (
+    f"suites/{suite}" for suite in ("parity", "tiling", "frames", "speed", "memory")
+)
 
 
 class Stage(NamedTuple):
@@ -67,6 +69,7 @@ STAGES: tuple[Stage, ...] = (
     # What is compiled, and what it costs.
     Stage(f"{SPEED}/test_growth.py"),
     Stage(f"{SPEED}/test_programs.py::test_a_call_costs_what_it_did"),
+    Stage(f"{MEMORY}/test_measured.py::test_a_leaner_form_takes_no_more_than_it_did"),
     # Rare arguments, and the way in from a pipeline.
     Stage(VARIANT),
     Stage(f"{FRAMES}/test_counts.py::test_one_program_is_compiled_for_each_frame_batch_length_first_or_later"),

@@ -103,6 +103,9 @@ class Measured(NamedTuple):
 # In float32. A small model on frames that are large enough for its activations to stand out.
 MEASURED_SMALL = (Measured("decode", 9, 192, 320),)
 MEASURED_LARGE = (Measured("decode", 9, 96, 160), Measured("encode", 9, 96, 160))
+# Frame batches of a small model, after the first, for the forms in slabs; about 8 rows in each of the largest.
+STEPS = {"decode": (1, 2, 12, 20), "encode": (1, 8, 96, 160)}
+STEP_SLAB = 2**17
 PREDICTION_LIMIT = 0.25  # how far the compiler's peak may be off the measured one
 
 
@@ -142,6 +145,20 @@ def measured(options: Options) -> list[dict[str, Any]]:
         for model in options.models
         for size in (MEASURED_LARGE if model.is_large else MEASURED_SMALL)
         for backend in backends
+    ]
+
+
+def steps(options: Options) -> list[dict[str, Any]]:
+    """Small frame batches in the leaner forms of the backends that have them, for this machine's own compiler."""
+    if chip_of(options.platform) is not None or DTYPE not in options.dtypes:
+        return []
+    return [
+        {"operation": operation, "model": model, "backend": backend, "dtype": DTYPE}
+        for model in options.models
+        if not model.is_large
+        for backend in options.backends
+        if backend != REFERENCE
+        for operation in STEPS
     ]
 
 

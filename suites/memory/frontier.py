@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -152,8 +152,10 @@ def write_row(path: Path, row: Row) -> None:
     write_whole(path, "".join(rows[key].model_dump_json() + "\n" for key in sorted(rows)))
 
 
-def explore(chip: str, baseline_dir: Path, console: Console) -> None:
-    """Find and keep all rows of a chip."""
+def explore(
+    chip: str, baseline_dir: Path, console: Console, goals: Sequence[Goal] = GOALS, forms: Sequence[Form] = FORMS
+) -> None:
+    """Find and keep rows of a chip."""
     spec, compiler = CHIPS[chip], compiler_for(chip, baseline_dir, large=True)
     budget = spec.usable_bytes
     console.print(
@@ -163,10 +165,10 @@ def explore(chip: str, baseline_dir: Path, console: Console) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(chip, total=len(GOALS) * len(FORMS))
+        task = progress.add_task(chip, total=len(goals) * len(forms))
         programs = Programs(vae, PRESET, chip, compiler, lambda name: progress.console.print(f"  compiling {name}"))
-        for goal in GOALS:
-            for form in FORMS:
+        for goal in goals:
+            for form in forms:
                 progress.update(task, description=f"{chip}, {goal.name}, {form}")
                 # A tile is small: one device takes it whole.
                 devices = 1 if form == "tiled" else spec.devices
@@ -200,7 +202,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m suites.memory.frontier", description=__doc__)
     parser.add_argument("chips", nargs="*", default=list(CHIPS), help=f"of {', '.join(CHIPS)} (default: all)")
     parser.add_argument("--baseline-dir", type=Path, default=ROOT / "baselines")
+    parser.add_argument("--form", action="append", choices=FORMS, help="this way alone; may be repeated (default: all)")
+    parser.add_argument("--goal", action="append", choices=[goal.name for goal in GOALS],
+                        help="this alone; may be repeated (default: all)")  # fmt: skip
     given = parser.parse_args(arguments)
+    goals = [goal for goal in GOALS if goal.name in (given.goal or [goal.name])]
+    forms = [form for form in FORMS if form in (given.form or FORMS)]
     if unknown := set(given.chips) - CHIPS.keys():
         parser.error(f"unknown chip {', '.join(sorted(unknown))}: choose from {', '.join(CHIPS)}")
     if not installed():
@@ -209,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
     expect_no_tpu()
     try:
         for chip in given.chips:
-            explore(chip, given.baseline_dir, Console())
+            explore(chip, given.baseline_dir, Console(), goals, forms)
     except KeyboardInterrupt:
         print("interrupted: what was compiled is kept, and the same command goes on from there", file=sys.stderr)
         return 130

@@ -10,11 +10,14 @@ import sys
 import jax
 import pytest
 
+import twinvae
 from suites.harness.options import ROOT
+from suites.harness.tpu_compiler import compiled
 from suites.memory import cases
 from suites.memory.cases import PREDICTION_LIMIT
 from suites.memory.pieces import input_shape
 from suites.memory.resident import ENVIRONMENT
+from twinvae.forms import ROW_SLABS, WHOLE
 from twinvae.registry import REFERENCE
 
 GB = 1e9
@@ -43,6 +46,21 @@ def test_a_clip_takes_what_its_compiler_says_and_no_more_than_it_did(clip_size, 
     off = max(predicted / found["above idle"], found["above idle"] / predicted) - 1
     record(**fields, metric="prediction off the measurement by", value=off, kind="absolute", limit=PREDICTION_LIMIT,
            tolerance=float("inf"), runs=1)  # fmt: skip
+
+
+@pytest.mark.cases("operation, model, backend, dtype", cases.steps)
+def test_a_leaner_form_takes_no_more_than_it_did(operation, model, backend, dtype, record):
+    vae = twinvae.load(backend, **model.source, dtype=dtype)
+    vae.slab_bytes = cases.STEP_SLAB
+    channels = model.config.in_channels if operation == "encode" else model.config.latent_channels
+    shape = (*cases.STEPS[operation], channels)
+    if ROW_SLABS not in vae.forms:
+        pytest.skip("this backend has one form alone")
+    for form in (WHOLE, ROW_SLABS):
+        peak = compiled(vae.lower_step(operation, shape, first=False, form=form)).peak_bytes
+        record(case=f"frame batch, {form}", operation=operation, mode="jit", shape="x".join(map(str, shape)),
+               metric="compiler's peak of a frame batch", value=peak / 1e6, unit="MB", tolerance=0.02,
+               of_compiler=True)  # fmt: skip
 
 
 def in_a_process_of_its_own(backend: str, preset: str, dtype: str, operation: str, shape: tuple[int, ...]) -> dict:
