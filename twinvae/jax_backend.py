@@ -170,16 +170,18 @@ class JaxVideoVAE(VideoVAE):
         head, cache = step(params, clip[:, batches[0]], None)
         if len(batches) == 1:
             return head
-        rest = clip[:, batches[1].start :]
+        # Rows of pixels, not pixels: a TPU pads the last axis to 128, and would pad all of a clip's 3 channels.
+        rest = _by_rows(clip[:, batches[1].start :])
         rest = rest.reshape(rest.shape[0], len(batches) - 1, -1, *rest.shape[2:]).swapaxes(0, 1)
 
-        def body(cache: Cache, frames: jax.Array) -> tuple[Cache, jax.Array]:
-            out, cache = step(params, frames, cache)
-            return cache, out
+        def body(cache: Cache, rows: jax.Array) -> tuple[Cache, jax.Array]:
+            out, cache = step(params, rows.reshape(*rows.shape[:3], *clip.shape[3:]), cache)
+            return cache, _by_rows(out)
 
         _, tail = jax.lax.scan(body, cache, rest)
         tail = tail.swapaxes(0, 1)
-        return jnp.concatenate([head, tail.reshape(tail.shape[0], -1, *tail.shape[3:])], axis=1)
+        out = jnp.concatenate([_by_rows(head), tail.reshape(tail.shape[0], -1, *tail.shape[3:])], axis=1)
+        return out.reshape(*out.shape[:3], *head.shape[3:])
 
     def _lower(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> jax.stages.Lowered:
         self._check_shape(operation, shape)
@@ -232,6 +234,11 @@ class JaxVideoVAE(VideoVAE):
             return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=_replicated(sharding))
 
         return jax.tree.map(abstract, self.params)
+
+
+def _by_rows(frames: jax.Array) -> jax.Array:
+    """[b, t, h, w, c] as [b, t, h, w * c]."""
+    return frames.reshape(*frames.shape[:3], -1)
 
 
 def _replicated(sharding: Any) -> Any:
