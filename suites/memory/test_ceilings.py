@@ -12,7 +12,7 @@ import twinvae
 from suites.harness.libtpu import CHIPS
 from suites.harness.tpu_compiler import sharding_on
 from suites.memory import cases
-from suites.memory.cases import CEILINGS_OF, GB, LAYERS, SHARE_AIM
+from suites.memory.cases import CEILINGS_OF, GB, LAYERS, SHARE_LIMIT
 from suites.memory.pieces import peak, pieces, weight_bytes
 from twinvae.compiling import compiler_options
 
@@ -27,15 +27,8 @@ def test_a_clip_stays_under_its_ceiling(case, model, backend, dtype, programs, c
     ceiling = case.ceilings.get(backend) if options.platform == CEILINGS_OF else None
     fields = {"case": f"{case.name}, {case.form}", "operation": case.operation, "mode": "jit", "shape": case.size,
               "metric": "peak", "unit": "GB", "limit": ceiling and ceiling / GB, "tolerance": TOLERANCE}  # fmt: skip
-    aim = case.aims.get(backend) if options.platform == CEILINGS_OF else None
     record(
-        **fields,
-        **value_of(
-            answers.values(),
-            chip,
-            lambda: peak(found, lambda p: answers[p].program.peak_bytes) / GB,
-            f"aimed at {aim / GB:g} GB" if aim else "",
-        ),
+        **fields, **value_of(answers.values(), chip, lambda: peak(found, lambda p: answers[p].program.peak_bytes) / GB)
     )
 
 
@@ -54,18 +47,18 @@ def test_chips_that_share_the_rows_share_the_activations(case, model, backend, d
     record(**fields, metric="peak", unit="GB", tolerance=TOLERANCE,
            **value_of(answers[1:], chip, lambda: answers[1].program.peak_bytes / GB))  # fmt: skip
     record(**fields, metric=f"activations of a chip, over 1 / {cases.CHIPS} of one chip's", unit="x",
-           tolerance=TOLERANCE, **value_of(answers, chip, share, f"aimed at {SHARE_AIM}"))  # fmt: skip
+           limit=SHARE_LIMIT, tolerance=TOLERANCE, **value_of(answers, chip, share))  # fmt: skip
 
 
-def value_of(answers, chip, value, aim=""):
-    """The value, note and `pending` of a record that programs were asked for; `aim` is what it should come to."""
+def value_of(answers, chip, value):
+    """The value, note and `pending` of a record that programs were asked for."""
     answers = list(answers)
     if not all(answer.known for answer in answers):
         before = [answer.program.peak_bytes for answer in answers if answer.program and answer.program.peak_bytes]
         note = f"was {max(before) / GB:.3g} GB before it changed" if before else "never compiled"
         return {"value": None, "pending": HOW.format(chip=chip), "note": note}
     refused = [answer for answer in answers if not answer.program.fits]
-    note = "; ".join(filter(None, [aim, *dict.fromkeys(str(answer) for answer in answers)]))
+    note = "; ".join(dict.fromkeys(str(answer) for answer in answers))
     if refused:
         note = f"does not fit the {CHIPS[chip].usable_gib} GiB of a {chip}; {note}"
     if any(answer.program.peak_bytes is None for answer in answers):
