@@ -19,11 +19,11 @@ from impl_flax.layers import (
     activate,
 )
 from impl_flax.params import to_torch_layout
-from impl_flax.slabs import COLUMNS, ROWS, Slabs, source_of
 from twinvae.blocks import block_names
 from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
-from twinvae.forms import COLUMN_SLABS, ROW_SLABS, WHOLE, Form
+from twinvae.forms import FORMS, WHOLE, Form
 from twinvae.jax_backend import JaxVideoVAE, Params
+from twinvae.slabs import Slabs, source_of
 from twinvae.tiles import Operation
 
 
@@ -185,16 +185,12 @@ class FlaxVAE(JaxVideoVAE):
     def __init__(self, config: VAEConfig, dtype: str, checkpoint: str, graph: nnx.GraphDef, params: Params, jit: bool):
         super().__init__(config, dtype, checkpoint, params, jit)
         self.graph = graph
-        self.forms = (WHOLE, ROW_SLABS, COLUMN_SLABS)
+        self.forms = FORMS
 
     def step(
         self, operation: Operation, params: Params, frames: jax.Array, cache: Cache | None, form: Form = WHOLE
     ) -> tuple[jax.Array, Cache]:
-        return getattr(nnx.merge(self.graph, params), operation)(frames, cache, self._slabs(form))
-
-    def _slabs(self, form: Form) -> Slabs | None:
-        axis = {ROW_SLABS: ROWS, COLUMN_SLABS: COLUMNS}
-        return None if form == WHOLE else Slabs(self.slab_bytes, axis[form])
+        return getattr(nnx.merge(self.graph, params), operation)(frames, cache, Slabs.of(form, self.slab_bytes))
 
     def named_activations(
         self, operation: Operation, params: Params, frames: jax.Array, cache: Cache | None

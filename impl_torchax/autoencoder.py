@@ -13,11 +13,13 @@ from diffusers import AutoencoderKLCogVideoX
 from jaxtyping import Array, Float
 
 from impl_torchax.environment import call, environment
-from impl_torchax.lowerings import channels_last, channels_second
+from impl_torchax.lowerings import channels_last, channels_second, convolving_in
 from impl_torchax.modules import as_torch, fitted, needed_cache, without_weights
 from twinvae.blocks import block_names
 from twinvae.config import VAEConfig
+from twinvae.forms import FORMS, WHOLE, Form
 from twinvae.jax_backend import JaxVideoVAE
+from twinvae.slabs import Slabs
 from twinvae.tiles import Operation
 
 Params = dict[str, jax.Array]
@@ -37,8 +39,11 @@ class TorchAxVAE(JaxVideoVAE):
     def __init__(self, config: VAEConfig, tensors: dict[str, np.ndarray], dtype: str, jit: bool, checkpoint: str):
         self.module = without_weights(AutoencoderKLCogVideoX, config.model_dump())
         super().__init__(config, dtype, checkpoint, fitted(self.module, tensors, dtype), jit)
+        self.forms = FORMS
 
-    def step(self, operation: Operation, params: Params, frames: Frames, cache: Cache | None) -> tuple[Frames, Cache]:
+    def step(
+        self, operation: Operation, params: Params, frames: Frames, cache: Cache | None, form: Form = WHOLE
+    ) -> tuple[Frames, Cache]:
         def part(name: str, *args: Any, **kwargs: Any) -> Any:
             prefix = f"{name}."
             own = {key.removeprefix(prefix): tensor for key, tensor in params.items() if key.startswith(prefix)}
@@ -46,12 +51,13 @@ class TorchAxVAE(JaxVideoVAE):
 
         # Between steps the conv cache is channel-last, as frames are inside of a compiled step.
         x, cache = channels_second(frames), jax.tree.map(channels_second, cache)
-        if operation == "encode":
-            x, cache = part("encoder", x, conv_cache=cache)
-            x = part("quant_conv", x) if self.config.use_quant_conv else x
-        else:
-            x = part("post_quant_conv", x) if self.config.use_post_quant_conv else x
-            x, cache = part("decoder", x, conv_cache=cache)
+        with convolving_in(Slabs.of(form, self.slab_bytes)):
+            if operation == "encode":
+                x, cache = part("encoder", x, conv_cache=cache)
+                x = part("quant_conv", x) if self.config.use_quant_conv else x
+            else:
+                x = part("post_quant_conv", x) if self.config.use_post_quant_conv else x
+                x, cache = part("decoder", x, conv_cache=cache)
         return channels_last(x), jax.tree.map(channels_last, needed_cache(cache))
 
     def named_activations(

@@ -13,7 +13,9 @@ Each lowering is compiled on its own, so that running op by op means one program
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -25,6 +27,19 @@ import torch
 from jaxtyping import Array, Float
 
 from twinvae.convolution import convolve2d, convolve3d
+from twinvae.slabs import HALO, ROWS, Slabs, cut, fill, row_major, with_halo
+
+_slabs: ContextVar[Slabs | None] = ContextVar("slabs", default=None)
+
+
+@contextmanager
+def convolving_in(slabs: Slabs | None) -> Iterator[None]:
+    """What is traced within convolves a slab at a time; all of a frame at once where `slabs` is None."""
+    token = _slabs.set(slabs)
+    try:
+        yield
+    finally:
+        _slabs.reset(token)
 
 
 def channels_last(x: Float[Array, "b c *space"]) -> Float[Array, "b *space c"]:
@@ -102,25 +117,64 @@ def convolution(
     """
     if transposed or groups != 1 or any(factor != 1 for factor in dilation[-2:]):
         raise NotImplementedError("a convolution that is transposed, grouped or dilated in space: the VAE has none")
-    return _convolution(x, weight, bias, stride=tuple(stride), padding=tuple(padding), dilation=dilation[0])
+    settings = {"stride": tuple(stride), "padding": tuple(padding), "dilation": dilation[0], "slabs": _slabs.get()}
+    return _convolution(x, weight, bias, **settings)
 
 
-@partial(jax.jit, static_argnames=("stride", "padding", "dilation"))
+@partial(jax.jit, static_argnames=("stride", "padding", "dilation", "slabs"))
 def _convolution(
-    x: Array, weight: Array, bias: Array | None, *, stride: tuple[int, ...], padding: tuple[int, ...], dilation: int
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    *,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: int,
+    slabs: Slabs | None,
 ) -> Array:
     frames, kernel = channels_last(x), kernel_last(weight)
     *time, height, width = padding
     if any(time):
         frames = jnp.pad(frames, ((0, 0), (time[0], time[0]), (0, 0), (0, 0), (0, 0)))
-    pads = ((height, height), (width, width))
-    if frames.ndim == 5:
-        out = convolve3d(frames, kernel, stride, pads, dilation)
+
+    def rounded(sums: Array) -> Array:
+        return (sums if bias is None else sums + bias.astype(sums.dtype)).astype(x.dtype)
+
+    def convolve(frames: Array, pads: tuple[int, int]) -> Array:
+        sides = tuple((side, side) for side in pads)
+        if frames.ndim == 5:
+            return rounded(convolve3d(frames, kernel, stride, sides, dilation))
+        return rounded(convolve2d(frames, kernel, stride, sides))
+
+    if slabs is not None and set(stride) == {1} and set(kernel.shape[:-2]) == {1}:
+        # As a product, in this layout and by itself: else XLA keeps float32 sums, or those of eight strips, in full.
+        sums = jnp.matmul(frames, kernel.reshape(kernel.shape[-2:]), preferred_element_type=_precise(frames))
+        out = jax.lax.optimization_barrier(row_major(rounded(sums)))
+    elif slabs is not None and set(stride) == {1} and (height, width) == (HALO, HALO):
+        out = _in_slabs(convolve, frames, slabs)
     else:
-        out = convolve2d(frames, kernel, stride, pads)
-    if bias is not None:
-        out = out + bias.astype(out.dtype)
-    return channels_second(out.astype(x.dtype))
+        out = convolve(frames, (height, width))
+    return channels_second(out)
+
+
+def _in_slabs(
+    convolve: Callable[[Array, tuple[int, int]], Array], frames: Float[Array, "*b h w c"], slabs: Slabs
+) -> Float[Array, "*b h w o"]:
+    """A convolution with a kernel of 3 in space, a slab at a time.
+
+    Args:
+        convolve: takes frames, and by how many cells height and width are padded.
+    """
+    axis = slabs.axis - (5 - frames.ndim)
+    size, across = frames.shape[axis], (0, HALO) if slabs.axis == ROWS else (HALO, 0)
+
+    def run(first: Array | int, cells: int, there: Array) -> Array:
+        slab = with_halo(lambda first, cells: cut(frames, first, cells, axis), first, cells, size, axis)
+        return convolve(row_major(slab), across)
+
+    whole = jax.eval_shape(lambda frames: convolve(frames, (HALO, HALO)), frames)
+    cells = slabs.cells((1,) * (5 - frames.ndim) + frames.shape, frames.dtype.itemsize)
+    return fill(jax.lax.empty(whole.shape, whole.dtype), size, cells, axis, run)
 
 
 def upsample_nearest(x: Float[Array, "b c *space"], size: Sequence[int], *scales: float | None) -> Array:

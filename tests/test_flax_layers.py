@@ -12,9 +12,9 @@ import pytest
 import impl_flax
 from impl_flax.convolution import linear
 from impl_flax.layers import resize_latents
-from impl_flax.slabs import COLUMNS, ROWS, Slabs
 from twinvae import VAEConfig, reference
 from twinvae.checkpoint import seeded_tensors
+from twinvae.slabs import COLUMNS, ROWS, Slabs
 
 SMALL = VAEConfig(
     down_block_types=("CogVideoXDownBlock3D",) * 2,

@@ -8,3 +8,4 @@ Form = Literal["whole", "row slabs", "column slabs"]
 WHOLE: Form = "whole"  # every layer of the whole frame at once
 ROW_SLABS: Form = "row slabs"  # normalised activations exist some rows at a time
 COLUMN_SLABS: Form = "column slabs"  # the same by columns, for frames whose rows are on several devices
+FORMS: tuple[Form, ...] = (WHOLE, ROW_SLABS, COLUMN_SLABS)  # the fastest first

@@ -49,12 +49,13 @@ STAGES: tuple[Stage, ...] = (
     Stage(f"{TILING}/test_blend.py::test_a_blend_is_that_of_diffusers", ("a few cells",)),
     Stage(f"{FRAMES}/test_counts.py::test_the_default_frame_batches_are_those_of_diffusers"),
     Stage(f"{CHECKPOINT}::test_every_tensor_comes_back_by_its_name_in_its_layout_with_its_bits"),
-    # Layers alone: the small ones that most faults are in, then blocks of them.
+    # Layers alone: the small ones that most faults are in, what they cost, then blocks of them.
     Stage(LAYER, ("jit", "float64", "causal conv")),
     Stage(LAYER, ("jit", "float64", "group norm")),
     Stage(LAYER, ("jit", "float64", "spatial norm, odd")),
     Stage(LAYER, ("jit", "float64", "downsample, time, odd")),
     Stage(LAYER, ("jit", "float64", "upsample, time, odd")),
+    Stage(f"{SPEED}/test_growth.py::test_a_wide_layer_costs_what_it_did"),
     Stage(LAYER, ("jit", "float64", "resnet, decoding, 1x1x1 shortcut")),
     Stage(LAYER, ("jit", "float64")),
     # The whole VAE, in its smallest forms.

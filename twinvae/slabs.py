@@ -14,8 +14,9 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
+from twinvae.forms import COLUMN_SLABS, ROW_SLABS, Form
+
 ROWS, COLUMNS = 2, 3
-ROW_MAJOR = Layout(major_to_minor=(0, 1, 2, 3, 4))
 REPEATS = 8  # rows of the largest frames for each row of latents
 HALO = 1  # cells on either side that a kernel of 3 sees
 Frames = Float[Array, "b t h w c"]
@@ -31,6 +32,12 @@ class Slabs(NamedTuple):
 
     bytes: int
     axis: int = ROWS
+
+    @classmethod
+    def of(cls, form: Form, bytes_: int) -> Slabs | None:
+        """The slabs of a form; None where it has none."""
+        axis = {ROW_SLABS: ROWS, COLUMN_SLABS: COLUMNS}.get(form)
+        return None if axis is None else cls(bytes_, axis)
 
     def cells(self, shape: tuple[int, ...], itemsize: int) -> int:
         """Rows (or columns) of an array of `shape` that a slab holds; all of them where that is less than two slabs.
@@ -83,6 +90,14 @@ def with_halo(at: Callable[[Array | int, int], Frames], first: Array | int, cell
     return jnp.concatenate([before, at(first, cells), after], axis)
 
 
+def row_major(x: Frames) -> Frames:
+    """`x` as it is, channels last in memory as well.
+
+    Else a TPU's compiler lays frames out anew for every convolution, and both layouts exist in full.
+    """
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+
+
 def fill(out: Frames, size: int, cells: int, axis: int, run: Callable[[Array | int, int, Frames], Frames]) -> Frames:
     """Put every slab in its place.
 
@@ -96,8 +111,7 @@ def fill(out: Frames, size: int, cells: int, axis: int, run: Callable[[Array | i
 
     def put(first: Array | int, cells: int, out: Frames) -> Frames:
         there = cut(out, scale * first, scale * cells, axis)
-        # Else a TPU's compiler lays frames out anew for every convolution, and both layouts exist in full.
-        slab = with_layout_constraint(run(first, cells, there), ROW_MAJOR)
+        slab = row_major(run(first, cells, there))
         return lax.dynamic_update_slice_in_dim(out, slab, scale * first, axis)
 
     full, rest = divmod(size, cells)
