@@ -58,17 +58,16 @@ STAGES: tuple[Stage, ...] = (
     Stage(f"{SPEED}/test_growth.py::test_a_wide_layer_costs_what_it_did"),
     Stage(LAYER, ("jit", "float64", "resnet, decoding, 1x1x1 shortcut")),
     Stage(LAYER, ("jit", "float64")),
-    # The whole VAE, in its smallest forms, and what its programs cost.
+    # The whole VAE, in its smallest forms; rare arguments, and the way in from a pipeline; what programs cost.
     Stage(DECODED, ("float64", "3-1-2-3")),
     Stage(ENCODED, ("float64", "9-1-17-26")),
     Stage(f"{SPEED}/test_programs.py::test_a_program_is_compiled_once"),
+    Stage(VARIANT, ("jit", "float64")),
+    Stage(f"{PARITY}/test_pipeline.py"),
     Stage(ANY_LENGTH, ("decode-2-5",)),
     Stage(ANY_LENGTH, ("encode-8-17",)),
     Stage(f"{SPEED}/test_growth.py"),
     Stage(f"{SPEED}/test_programs.py::test_a_call_costs_what_it_did"),
-    # Rare arguments, the way in from a pipeline, and what the leaner forms take.
-    Stage(f"{PARITY}/test_pipeline.py"),
-    Stage(VARIANT),
     Stage(f"{MEMORY}/test_measured.py::test_a_leaner_form_takes_no_more_than_it_did"),
     # The whole VAE in other lengths, and every block of it.
     Stage(ANY_LENGTH, ("decode-1-3",)),
@@ -76,6 +75,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(f"{FRAMES}/test_counts.py::test_one_program_is_compiled_for_each_frame_batch_length_first_or_later"),
     Stage(f"{PARITY}/test_vae.py", ("jit", "float64")),
     # Rounding.
+    Stage(VARIANT),
     Stage(LAYER, ("jit", "bfloat16")),
     Stage(f"{PARITY}/test_vae.py", ("jit", "bfloat16")),
     Stage(f"{PARITY}/test_posterior.py"),
