@@ -57,7 +57,9 @@ STAGES: tuple[Stage, ...] = (
     Stage(LAYER, ("jit", "float64", "upsample, time, odd")),
     Stage(f"{SPEED}/test_growth.py::test_a_wide_layer_costs_what_it_did"),
     Stage(LAYER, ("jit", "float64", "resnet, decoding, 1x1x1 shortcut")),
+    Stage(LAYER, ("jit", "bfloat16", "causal conv")),
     Stage(LAYER, ("jit", "float64")),
+    Stage(LAYER, ("jit", "bfloat16")),
     # The whole VAE, in its smallest forms; rare arguments, and the way in from a pipeline; what programs cost.
     Stage(DECODED, ("float64", "3-1-2-3")),
     Stage(ENCODED, ("float64", "9-1-17-26")),
@@ -76,7 +78,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(f"{PARITY}/test_vae.py", ("jit", "float64")),
     # Rounding.
     Stage(VARIANT),
-    Stage(LAYER, ("jit", "bfloat16")),
     Stage(f"{PARITY}/test_vae.py", ("jit", "bfloat16")),
     Stage(f"{PARITY}/test_posterior.py"),
     Stage(f"{TILING}/test_blend_rounding.py"),
