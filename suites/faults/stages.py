@@ -60,12 +60,18 @@ STAGES: tuple[Stage, ...] = (
     Stage(LAYER, ("jit", "bfloat16", "causal conv")),
     Stage(LAYER, ("jit", "float64")),
     Stage(LAYER, ("jit", "bfloat16")),
+    # Numbers and files beside the network.
+    Stage(f"{PARITY}/test_posterior.py"),
+    Stage(f"{TILING}/test_blend_rounding.py"),
+    Stage(CHECKPOINT),
+    Stage(f"{PARITY}/test_bad_input.py"),
     # The whole VAE, in its smallest forms; rare arguments, and the way in from a pipeline; what programs cost.
     Stage(DECODED, ("float64", "3-1-2-3")),
     Stage(ENCODED, ("float64", "9-1-17-26")),
     Stage(f"{SPEED}/test_programs.py::test_a_program_is_compiled_once"),
     Stage(VARIANT, ("jit", "float64")),
     Stage(f"{PARITY}/test_pipeline.py"),
+    Stage(f"{FRAMES}/test_counts.py::test_one_program_is_compiled_for_each_frame_batch_length_first_or_later"),
     Stage(ANY_LENGTH, ("decode-2-5",)),
     Stage(ANY_LENGTH, ("encode-8-17",)),
     Stage(f"{SPEED}/test_growth.py"),
@@ -74,16 +80,11 @@ STAGES: tuple[Stage, ...] = (
     # The whole VAE in other lengths, and every block of it.
     Stage(ANY_LENGTH, ("decode-1-3",)),
     Stage(ANY_LENGTH, ("encode-4-13",)),
-    Stage(f"{FRAMES}/test_counts.py::test_one_program_is_compiled_for_each_frame_batch_length_first_or_later"),
     Stage(f"{PARITY}/test_vae.py", ("jit", "float64")),
     # Rounding.
     Stage(VARIANT),
     Stage(f"{PARITY}/test_vae.py", ("jit", "bfloat16")),
-    Stage(f"{PARITY}/test_posterior.py"),
-    Stage(f"{TILING}/test_blend_rounding.py"),
-    # Everything around the network.
-    Stage(CHECKPOINT),
-    Stage(f"{PARITY}/test_bad_input.py"),
+    # What is refused.
     Stage(f"{FRAMES}/test_bad_input.py"),
     Stage(f"{TILING}/test_refusals.py"),
     # Leaner forms, tiles and streams.
