@@ -74,9 +74,13 @@ STAGES: tuple[Stage, ...] = (
     Stage(f"{FRAMES}/test_counts.py::test_one_program_is_compiled_for_each_frame_batch_length_first_or_later"),
     Stage(ANY_LENGTH, ("decode-2-5",)),
     Stage(ANY_LENGTH, ("encode-8-17",)),
+    Stage(f"{FRAMES}/test_counts.py::test_slicing_runs_one_clip_after_the_other"),
+    Stage(f"{FRAMES}/test_counts.py::test_two_clips_together_give_what_diffusers_gives"),
+    Stage(TILED, ("three frame batches",)),
     Stage(f"{SPEED}/test_growth.py"),
     Stage(f"{SPEED}/test_programs.py::test_a_call_costs_what_it_did"),
     Stage(f"{MEMORY}/test_measured.py::test_a_leaner_form_takes_no_more_than_it_did"),
+    Stage(f"{PARITY}/test_forms.py", ("several rows",)),
     # The whole VAE in other lengths, and every block of it.
     Stage(ANY_LENGTH, ("decode-1-3",)),
     Stage(ANY_LENGTH, ("encode-4-13",)),
@@ -93,9 +97,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(f"{FRAMES}/test_streaming.py"),
     Stage(f"{TILING}/test_grids.py::test_a_tiled_stream_gives_the_bits_of_the_whole"),
     Stage(f"{TILING}/test_grids.py::test_a_tiled_stream_goes_on_from_its_conv_cache"),
-    Stage(f"{FRAMES}/test_counts.py::test_slicing_runs_one_clip_after_the_other"),
-    Stage(f"{FRAMES}/test_counts.py::test_two_clips_together_give_what_diffusers_gives"),
-    Stage(TILED, ("three frame batches",)),
     Stage(f"{TILING}/test_grids.py"),
     # The same again, at more sizes and in other ways.
     Stage(LAYER, ("jit", "float32")),
