@@ -18,7 +18,7 @@ from suites.faults.planting import ROOT, Stale, checkout_copy, edited, plant, un
 from suites.faults.results import Outcome
 from suites.faults.soak import SEEDS, random_motion, setting
 from suites.faults.stages import STAGES, Stage, files, in_order
-from suites.faults.trial import read_outcome
+from suites.faults.trial import backend_options, read_outcome
 
 CATALOGUE = read_catalogue()
 LEAST = {"impl_flax": 35, "impl_torchax": 15, "twinvae": 30}
@@ -147,19 +147,35 @@ def test_a_copy_holds_the_sources_and_not_what_is_ignored(git, tmp_path):
 # The order of tests
 
 
-def test_tests_run_in_the_order_of_stages_with_backends_in_turn():
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["impl_flax/layers.py"], ("--backend", "flax")),
+        (["impl_torchax/modules.py", "impl_torchax/lowerings.py"], ("--backend", "torchax")),
+        (["impl_flax/layers.py", "impl_torchax/lowerings.py"], ()),
+        (["twinvae/slabs.py"], ()),
+    ],
+)
+def test_a_fault_in_one_backend_is_looked_for_there(files, expected):
+    assert backend_options(files) == expected
+
+
+def test_tests_run_in_the_order_of_stages_one_backend_after_the_other():
     stages = (Stage("a.py::test_x", ("float64",)), Stage("b.py"), Stage("a.py"))
     ids = [f"a.py::test_x[{backend}-{dtype}-{case}]" for dtype in ("bfloat16", "float64")
            for backend in ("flax", "torchax") for case in "pq"]  # fmt: skip
     found = in_order([*ids, "b.py::test_y", "c.py::test_z"], ("flax", "torchax"), stages)
-    assert found[:5] == [
+    assert found == [
         "a.py::test_x[flax-float64-p]",
-        "a.py::test_x[torchax-float64-p]",
         "a.py::test_x[flax-float64-q]",
-        "a.py::test_x[torchax-float64-q]",
         "b.py::test_y",
+        "a.py::test_x[flax-bfloat16-p]",
+        "a.py::test_x[flax-bfloat16-q]",
+        "a.py::test_x[torchax-float64-p]",
+        "a.py::test_x[torchax-float64-q]",
+        "a.py::test_x[torchax-bfloat16-p]",
+        "a.py::test_x[torchax-bfloat16-q]",
     ]
-    assert len(found) == 9
     assert "c.py::test_z" not in found
 
 

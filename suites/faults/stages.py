@@ -1,13 +1,13 @@
 """The quick form of the suites: which tests a trial runs on the tiny preset, the cheapest and most telling first.
 
-Tests of one stage take turns between the backends. A trial goes on until an alarm or until its time is over, so that
-what comes late may not be reached. What is in no stage is not run: tests that time something say nothing on a machine
-that runs several trials at once, and the rest asks again what an earlier stage has asked.
+One backend's tests come after the other's: code that both share fails in the first. A trial goes on until an alarm or
+until its time is over, so that what comes late may not be reached. What is in no stage is not run: tests that time
+something say nothing on a machine that runs several trials at once, and the rest asks again what an earlier stage has
+asked.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -119,15 +119,13 @@ def files(stages: Sequence[Stage] = STAGES) -> list[str]:
 
 
 def in_order(nodeids: Sequence[str], backends: Sequence[str], stages: Sequence[Stage] = STAGES) -> list[str]:
-    """The tests of the stages in their order, backends in turn; the others are left out."""
-    placed: list[tuple[tuple[int, int], str]] = []
-    seen: Counter[tuple[int, str]] = Counter()
+    """The tests of the stages in their order, for one backend after the other; the others are left out."""
+    placed: list[tuple[int, int, str]] = []
     for nodeid in nodeids:
         stage = next((number for number, stage in enumerate(stages) if stage.holds(nodeid)), None)
         if stage is None:
             continue
         parameters = nodeid.partition("[")[2].removesuffix("]").split("-")
-        backend = next((part for part in parameters if part in backends), "")
-        placed.append(((stage, seen[stage, backend]), nodeid))
-        seen[stage, backend] += 1
-    return [nodeid for _, nodeid in sorted(placed, key=lambda one: one[0])]
+        turn = next((turn for turn, backend in enumerate(backends) if backend in parameters), 0)
+        placed.append((turn, stage, nodeid))
+    return [nodeid for *_, nodeid in sorted(placed, key=lambda one: one[:2])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +22,9 @@ GRACE = 120.0  # seconds for the test that is running then; what takes longer ha
 PLATFORM = "cpu"
 PROGRAMS = ROOT / "build" / "programs"
 OPTIONS = ("--preset", "tiny", "--platform", PLATFORM, "-p", "no:cacheprovider", "-q", "--no-header", "--tb=line")
+
+
+BACKENDS = {"flax": "impl_flax/", "torchax": "impl_torchax/"}  # what a change in these folders can be seen in
 
 
 def set_environment(programs: Path = PROGRAMS) -> None:
@@ -51,13 +54,20 @@ def run_trial(fault: Fault, copy: Path, limit: float = LIMIT, commit: str = "") 
     except Stale as error:
         return _trial(fault, "stale", 0.0, commit, Outcome(status="broken", seconds=0, what=str(error)))
     try:
-        outcome = run(copy, limit)
+        outcome = run(copy, limit, backend_options(edit.file for edit in fault.edits))
     finally:
         unplant(before)
     if outcome is None:
         return _trial(fault, "hung", time.time() - began, commit, None)
     status: Status = {"alarm": "caught", "clean": "missed", "broken": "broken"}[outcome.status]
     return _trial(fault, status, outcome.seconds, commit, outcome)
+
+
+def backend_options(files: Iterable[str]) -> tuple[str, ...]:
+    """Of pytest: the backend whose code alone is changed; none where both may be."""
+    changed = tuple(files)
+    own = (name for name, folder in BACKENDS.items() if all(file.startswith(folder) for file in changed))
+    return next((("--backend", name) for name in own), ())
 
 
 def _trial(fault: Fault, status: Status, seconds: float, commit: str, outcome: Outcome | None) -> Trial:
