@@ -65,6 +65,9 @@ STAGES: tuple[Stage, ...] = (
     Stage(f"{TILING}/test_blend_rounding.py"),
     Stage(CHECKPOINT),
     Stage(f"{PARITY}/test_bad_input.py"),
+    Stage(f"{FRAMES}/test_bad_input.py::test_a_stream_is_not_resumed_with_what_does_not_go_on_from_its_cache"),
+    Stage(f"{FRAMES}/test_bad_input.py::test_a_stream_is_not_resumed_from_a_cache_of_another_backend_or_half"),
+    Stage(f"{FRAMES}/test_streaming.py::test_a_stream_goes_on_from_a_saved_cache_as_if_never_stopped"),
     # The whole VAE, in its smallest forms; rare arguments, and the way in from a pipeline; what programs cost.
     Stage(DECODED, ("float64", "3-1-2-3")),
     Stage(ENCODED, ("float64", "9-1-17-26")),
