@@ -12,7 +12,7 @@ from suites.faults.child import run_pytest
 from suites.faults.mutation import Mutant
 from suites.faults.planting import put, unplant
 from suites.faults.results import MutantTrial, Outcome
-from suites.faults.trial import fresh_scratch, last_line, run
+from suites.faults.trial import backend_options, fresh_scratch, last_line, run
 
 LIMIT = 150.0  # seconds; after them no further test of the suites is begun, and unit tests that still run hang
 UNIT_TESTS: dict[str, tuple[str, ...]] = {
@@ -21,7 +21,7 @@ UNIT_TESTS: dict[str, tuple[str, ...]] = {
                 "tests/test_reference.py", "tests/test_diffusers_adapter.py", "tests/test_tiles.py"),
     "reports": ("tests/reports", "tests/test_plugin.py"),
 }  # fmt: skip
-SUITES: dict[str, tuple[str, ...]] = {"impl_flax": ("--backend", "flax"), "twinvae": ()}  # options of the quick form
+IN_SUITES = ("impl_flax", "twinvae")  # packages whose mutants meet the quick form
 OPTIONS = ("--exitfirst", "-p", "no:cacheprovider", "-q", "--no-header", "--tb=line")
 FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - (.*))?$", re.MULTILINE)
 
@@ -54,7 +54,7 @@ def run_package(package: str, copy: Path, limit: float, module: str = "") -> Out
         outcome = run_unit_tests(sorted(paths, key=lambda path: f"test_{module}." not in path), copy, limit)
         if outcome is None or outcome.status != "clean":
             return outcome
-    return run(copy, limit, SUITES[package]) if package in SUITES else outcome
+    return run(copy, limit, backend_options([f"{package}/"])) if package in IN_SUITES else outcome
 
 
 def run_unit_tests(paths: Sequence[str], copy: Path, limit: float) -> Outcome | None:

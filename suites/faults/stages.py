@@ -74,6 +74,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(f"{SPEED}/test_programs.py::test_a_program_is_compiled_once"),
     Stage(VARIANT, ("jit", "float64")),
     Stage(f"{PARITY}/test_pipeline.py"),
+    Stage(f"{PARITY}/test_growth.py::test_blocks_of_a_later_frame_batch_see_the_one_before"),
     Stage(f"{FRAMES}/test_counts.py::test_one_program_is_compiled_for_each_frame_batch_length_first_or_later"),
     Stage(ANY_LENGTH, ("decode-2-5",)),
     Stage(ANY_LENGTH, ("encode-8-17",)),

@@ -22,8 +22,6 @@ GRACE = 120.0  # seconds for the test that is running then; what takes longer ha
 PLATFORM = "cpu"
 PROGRAMS = ROOT / "build" / "programs"
 OPTIONS = ("--preset", "tiny", "--platform", PLATFORM, "-p", "no:cacheprovider", "-q", "--no-header", "--tb=line")
-
-
 BACKENDS = {"flax": "impl_flax/", "torchax": "impl_torchax/"}  # what a change in these folders can be seen in
 
 
