@@ -101,7 +101,7 @@ def test_a_report_that_failed_fails_a_run_whose_tests_passed(run, monkeypatch):
     ("arguments", "words"),
     [
         (("--mode", "lazy"), "--mode lazy: unknown 'lazy'"),
-        (("--clip", "short.npy"), "short.npy: found 3 frames, asked for 9: use a longer clip"),
+        (("--clip", "short.npy"), "short.npy: found 3 frames, asked for 17: use a longer clip"),
     ],
 )
 def test_bad_options_stop_a_run_before_it_writes_anything(arguments, words, run, tmp_path, capsys, monkeypatch):
