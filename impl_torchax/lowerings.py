@@ -258,16 +258,6 @@ def view(x: Array, size: Sequence[int]) -> Array:
     return jnp.moveaxis(jnp.moveaxis(x, -3, -1).reshape(height_width_channels), -1, -3)
 
 
-def pad(x: Array, padding: Sequence[int], value: float = 0) -> Array:
-    """`aten.constant_pad_nd`: `padding` is before and after, from the last axis to the first."""
-    given = [tuple(padding[index : index + 2]) for index in range(len(padding) - 2, -1, -2)]
-    pads = [(0, 0)] * (x.ndim - len(given)) + given
-    if not _is_passing(x):
-        return jnp.pad(x, pads, constant_values=value)
-    first, channels, *space = pads
-    return channels_second(jnp.pad(channels_last(x), [first, *space, channels], constant_values=value))
-
-
 LOWERINGS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.native_group_norm.default: group_norm,
     torch.ops.aten.convolution.default: convolution,
@@ -279,7 +269,6 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.cat.default: concatenate,
     torch.Tensor.__getitem__: take,
     torch.ops.aten.view.default: view,
-    torch.ops.aten.constant_pad_nd.default: pad,
 }
 
 

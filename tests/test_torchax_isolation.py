@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -177,6 +178,28 @@ def test_lowerings_stay_out_of_the_default_environment() -> None:
     for operator in LOWERINGS:
         assert own._get_op_or_decomp(operator).is_user_defined
         assert not torchax.default_env()._get_op_or_decomp(operator).is_user_defined
+
+
+def test_every_lowering_is_called(monkeypatch) -> None:
+    """One that TorchAx does not come to would be right or wrong unseen."""
+    from impl_torchax import environment as module
+
+    called = set()
+
+    def noted(operator: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            called.add(operator)
+            return function(*args, **kwargs)
+
+        return run
+
+    lowerings = {operator: noted(operator, function) for operator, function in module.LOWERINGS.items()}
+    monkeypatch.setattr(module, "LOWERINGS", lowerings)
+    monkeypatch.setattr(module, "environment", functools.cache(module.environment.__wrapped__))
+    vae = twinvae.load("torchax", preset="tiny")
+    vae.lower_encode((1, 9, 16, 16, 3))
+    vae.lower_decode((1, 3, 2, 2, vae.config.latent_channels))
+    assert called == set(lowerings)
 
 
 def test_random_numbers_of_torch_are_not_drawn_by_loading_or_running() -> None:

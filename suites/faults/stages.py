@@ -36,6 +36,7 @@ class Stage(NamedTuple):
 
 LAYER = f"{PARITY}/test_layers.py::test_a_layer_alone_computes_what_diffusers_computes"
 VARIANT = f"{PARITY}/test_layers.py::test_a_variant_of_a_layer_computes_what_diffusers_computes"
+WIDE = f"{SPEED}/test_growth.py::test_a_wide_layer_costs_what_it_did"
 ENCODED = f"{PARITY}/test_frame_counts.py::test_encode_matches_the_reference_for_every_frame_count"
 DECODED = f"{PARITY}/test_frame_counts.py::test_decode_matches_the_reference_for_every_frame_count"
 ANY_LENGTH = f"{FRAMES}/test_counts.py::test_a_clip_of_any_length_gives_what_diffusers_gives"
@@ -55,9 +56,10 @@ STAGES: tuple[Stage, ...] = (
     Stage(LAYER, ("jit", "float64", "spatial norm, odd")),
     Stage(LAYER, ("jit", "float64", "downsample, time, odd")),
     Stage(LAYER, ("jit", "float64", "upsample, time, odd")),
-    Stage(f"{SPEED}/test_growth.py::test_a_wide_layer_costs_what_it_did"),
+    Stage(WIDE, ("float32",)),
     Stage(LAYER, ("jit", "float64", "resnet, decoding, 1x1x1 shortcut")),
     Stage(LAYER, ("jit", "bfloat16", "causal conv")),
+    Stage(WIDE, ("bfloat16",)),
     Stage(LAYER, ("jit", "float64")),
     Stage(LAYER, ("jit", "bfloat16")),
     # Numbers and files beside the network.
@@ -67,11 +69,14 @@ STAGES: tuple[Stage, ...] = (
     Stage(f"{PARITY}/test_bad_input.py"),
     Stage(f"{FRAMES}/test_bad_input.py::test_a_stream_is_not_resumed_with_what_does_not_go_on_from_its_cache"),
     Stage(f"{FRAMES}/test_bad_input.py::test_a_stream_is_not_resumed_from_a_cache_of_another_backend_or_half"),
-    Stage(f"{FRAMES}/test_streaming.py::test_a_stream_goes_on_from_a_saved_cache_as_if_never_stopped"),
+    Stage(f"{TILING}/test_refusals.py"),
     # The whole VAE, in its smallest forms; rare arguments, and the way in from a pipeline; what programs cost.
     Stage(DECODED, ("float64", "3-1-2-3")),
     Stage(ENCODED, ("float64", "9-1-17-26")),
     Stage(f"{SPEED}/test_programs.py::test_a_program_is_compiled_once"),
+    Stage(f"{FRAMES}/test_streaming.py::test_a_stream_goes_on_from_a_saved_cache_as_if_never_stopped"),
+    Stage(f"{FRAMES}/test_streaming.py::test_a_stream_gives_the_whole_a_frame_batch_at_a_time"),
+    Stage(f"{PARITY}/test_forms.py", ("several rows",)),
     Stage(VARIANT, ("jit", "float64")),
     Stage(f"{PARITY}/test_pipeline.py"),
     Stage(f"{PARITY}/test_growth.py::test_blocks_of_a_later_frame_batch_see_the_one_before"),
@@ -80,24 +85,22 @@ STAGES: tuple[Stage, ...] = (
     Stage(ANY_LENGTH, ("encode-8-17",)),
     Stage(f"{FRAMES}/test_counts.py::test_slicing_runs_one_clip_after_the_other"),
     Stage(f"{FRAMES}/test_counts.py::test_two_clips_together_give_what_diffusers_gives"),
+    Stage(f"{PARITY}/test_gradients.py", ("float64",)),
     Stage(TILED, ("three frame batches",)),
     Stage(f"{TILING}/test_grids.py::test_a_tiled_stream_gives_the_bits_of_the_whole"),
     Stage(f"{SPEED}/test_growth.py"),
     Stage(f"{SPEED}/test_programs.py::test_a_call_costs_what_it_did"),
     Stage(f"{MEMORY}/test_measured.py::test_a_leaner_form_takes_no_more_than_it_did"),
-    Stage(f"{PARITY}/test_forms.py", ("several rows",)),
     # The whole VAE in other lengths, and every block of it.
     Stage(ANY_LENGTH, ("decode-1-3",)),
     Stage(ANY_LENGTH, ("encode-4-13",)),
     Stage(f"{PARITY}/test_vae.py", ("jit", "float64")),
-    Stage(f"{PARITY}/test_gradients.py", ("float64",)),
     Stage(f"{PARITY}/test_growth.py", ("float64",)),
     # Rounding.
     Stage(VARIANT),
     Stage(f"{PARITY}/test_vae.py", ("jit", "bfloat16")),
     # What is refused.
     Stage(f"{FRAMES}/test_bad_input.py"),
-    Stage(f"{TILING}/test_refusals.py"),
     # Leaner forms, tiles and streams.
     Stage(f"{PARITY}/test_forms.py"),
     Stage(f"{TILING}/test_blend.py"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
+from safetensors import safe_open
 
 import twinvae
 from twinvae.arrays import DTYPES, to_numpy
-from twinvae.checkpoint import read_checkpoint, seeded_tensors, write_checkpoint
+from twinvae.checkpoint import WEIGHTS_FILE, read_checkpoint, seeded_tensors, write_checkpoint
 from twinvae.config import preset_config
 
 FULL, FULL_TENSORS = "cogvideox-2b", 436
@@ -43,6 +46,16 @@ def test_diffusers_reads_a_saved_folder_back_bit_for_bit(backend, dtype, tmp_pat
     assert tensors.keys() == written.keys()
     for name, tensor in written.items():
         assert _same(to_numpy(tensors[name]), tensor.astype(DTYPES[dtype])), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_saved_file_is_described_as_that_of_diffusers(backend, dtype, tmp_path):
+    """Other readers than diffusers' look at its metadata, and a file in another dtype takes more or loses bits."""
+    twinvae.load(backend, preset="tiny", dtype=dtype).save_pretrained(tmp_path / "ours")
+    read = AutoencoderKLCogVideoX.from_pretrained(tmp_path / "ours", torch_dtype=getattr(torch, dtype))
+    read.save_pretrained(tmp_path / "theirs")
+    found, expected = (_described(tmp_path / folder / WEIGHTS_FILE) for folder in ("ours", "theirs"))
+    assert found == expected
 
 
 @pytest.mark.parametrize("stored", ["float64", "float32", "float16", "bfloat16"])
@@ -82,6 +95,13 @@ def _given(model, seed: int) -> dict[str, np.ndarray]:
     if model.source.get("weights"):
         return read_checkpoint(model.source["weights"], model.source["subfolder"])[1]
     return seeded_tensors(model.config, seed)
+
+
+def _described(file: Path) -> tuple[dict[str, str], dict[str, tuple[str, list[int]]]]:
+    """The metadata of a safetensors file, and the dtype and shape of each of its tensors."""
+    with safe_open(file, framework="np") as opened:
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118, it is no mapping
+        return opened.metadata(), {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
 
 
 def _same(found: np.ndarray, expected: np.ndarray) -> bool:

@@ -62,3 +62,5 @@ def test_a_sample_is_the_mean_plus_standard_deviations_of_noise_that_the_key_alo
     assert abs(drawn.mean()) < 4 / np.sqrt(drawn.size)
     assert abs(drawn.std() - 1) < 4 / np.sqrt(2 * drawn.size)
     assert np.abs(drawn - noise(wide, KEY + 1)).mean() > 0.5
+    for axis in range(drawn.ndim):  # noise that one axis shares with its neighbours has a correlation of 1
+        assert abs((drawn * np.roll(drawn, 1, axis)).mean()) < 6 / np.sqrt(drawn.size), f"shared along axis {axis}"

@@ -19,7 +19,7 @@ from suites.speed.measure import EXACT_TOLERANCE
 
 pytestmark = [
     pytest.mark.benchmark(timer=replay_clock),
-    pytest.mark.only(mode=("jit",), dtype=("float32",), large=False),
+    pytest.mark.only(mode=("jit",), large=False),
 ]
 
 # A clip of three frame batches, [b, t, h, w], and a larger one for which the same program is written.
@@ -55,6 +55,7 @@ LAYERS = {
 }  # fmt: skip
 
 
+@pytest.mark.only(dtype=("float32",))
 @pytest.mark.parametrize("change", CLIPS)
 @pytest.mark.parametrize("operation", ["encode", "decode"])
 def test_a_program_is_written_once_for_clips_of_any_size(
@@ -69,6 +70,7 @@ def test_a_program_is_written_once_for_clips_of_any_size(
     replay(benchmark, [time.perf_counter() - start], "programs as written")
 
 
+@pytest.mark.only(dtype=("float32", "bfloat16"))
 @pytest.mark.parametrize("case", LAYERS)
 def test_a_wide_layer_costs_what_it_did(case, backend, mode, dtype, model, record, benchmark):
     spec = LAYERS[case]
