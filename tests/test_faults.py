@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
+import dis
 import json
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
@@ -43,7 +46,15 @@ def test_the_catalogue_holds_enough_of_every_kind():
 @pytest.mark.parametrize("one", CATALOGUE, ids=lambda one: one.name)
 def test_a_fault_has_its_place_in_the_checkout_and_compiles(one):
     for path, text in edited(one, ROOT).items():
-        compile(text, str(path), "exec")
+        module = compile(text, str(path), "exec")
+        known = _names(module, "STORE_NAME") | set(dir(builtins)) | {"__file__"}
+        assert _names(module, "LOAD_GLOBAL") <= known
+
+
+def _names(code: CodeType, operation: str) -> set[str]:
+    """The names that a piece of code, and what is defined in it, loads or stores in that way."""
+    inner = [_names(part, operation) for part in code.co_consts if isinstance(part, CodeType)]
+    return {step.argval for step in dis.get_instructions(code) if step.opname == operation}.union(*inner)
 
 
 @pytest.mark.parametrize(
