@@ -143,10 +143,13 @@ def suite_table(trials: Sequence[Trial]) -> str:
     rows = []
     for name in names:
         expected = [trial for trial in trials if trial.expected == name and not trial.equivalent]
-        first = sum(trial.suite == name for trial in caught)
+        first = [trial for trial in caught if trial.suite == name]
+        exact = sum(trial.kind == "cost" and trial.evidence == "exact" for trial in first)
         by_itself = sum(trial.suite == name for trial in expected if trial.status == "caught")
-        rows.append([name, first, len(expected), by_itself])
-    return table(["suite", "first to raise an alarm", "faults meant for it", "of these, raised by it"], rows)
+        rows.append([name, *(len(of_kind(first, kind)) for kind in KINDS), exact, len(expected), by_itself])
+    headings = ["suite", "first to an alarm: values", "cost", "cost, by exact evidence", "faults meant for it",
+                "of these, raised by it"]  # fmt: skip
+    return table(headings, rows)
 
 
 def soak_table(runs: Sequence[SoakRun]) -> str:

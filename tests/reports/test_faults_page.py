@@ -35,6 +35,7 @@ TRIALS_MADE_UP = (
     trial("two", seconds=30.0, group="time", suite="frames"),
     trial("three", **UNSEEN),
     trial("four", kind="cost", group="cost", expected="speed", suite="speed"),
+    trial("six", kind="cost", group="cost", expected="speed", suite="speed", evidence="failed test"),
     trial("five", equivalent="it is the same function", **UNSEEN),
 )
 RUN = SoakRun(order=3, seed=1, clip="synthetic", loaded=True, suites=("suites",), ended="finished", seconds=400.0,
@@ -73,7 +74,7 @@ def test_the_page_begins_with_the_verdict_and_what_was_missed(tmp_path):
     append(folder / SOAK, RUN)
     said = write_page(tmp_path, "cpu")
     text = (tmp_path / "cpu" / "faults.md").read_text()
-    assert "Faults of values caught: 2 of 3; faults of cost caught: 1 of 1; median 20 s" in said
+    assert "Faults of values caught: 2 of 3; faults of cost caught: 2 of 2; median 20 s" in said
     assert "1 alarm in 1 run" in said
     first, *_ = text.split("## How soon")
     assert text.startswith("# faults on cpu: 1 not caught\n")
@@ -92,9 +93,9 @@ def cells(table: str) -> list[list[str]]:
 
 def test_suites_are_counted_by_the_alarms_that_they_raised_first():
     assert cells(suite_table(TRIALS_MADE_UP)) == [
-        ["frames", "1", "0", "0"],
-        ["parity", "1", "3", "1"],
-        ["speed", "1", "1", "1"],
+        ["frames", "1", "0", "0", "0", "0"],
+        ["parity", "1", "0", "0", "3", "1"],
+        ["speed", "0", "2", "1", "2", "2"],
     ]
 
 
