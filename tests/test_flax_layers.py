@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import impl_flax
+from impl_flax import layers
 from impl_flax.convolution import linear
 from impl_flax.layers import resize_latents
 from twinvae import VAEConfig, reference
 from twinvae.checkpoint import seeded_tensors
-from twinvae.slabs import COLUMNS, ROWS, Slabs
+from twinvae.slabs import COLUMNS, ROWS, Slabs, fill, source_of
 
 SMALL = VAEConfig(
     down_block_types=("CogVideoXDownBlock3D",) * 2,
@@ -87,3 +88,30 @@ def test_slabs_are_equal_where_they_can_be_and_hold_whole_latents(axis, size, fi
     shape = [2, 3, 1, 1, 5]
     shape[axis] = size
     assert Slabs(fit * 60, axis).cells(tuple(shape), 2) == cells
+
+
+@pytest.mark.parametrize(
+    ("layer", "run", "row"),
+    [
+        # Two clips of three frames of 4 columns; the channels are 2. A causal convolution sees two frames more.
+        (
+            "CogVideoXCausalConv3d",
+            lambda conv, x, slabs: conv.in_slabs(source_of(x, slabs.axis), None, slabs),
+            2 * 5 * 8,
+        ),
+        ("CogVideoXSafeConv3d", lambda conv, x, slabs: conv.in_slabs(x, slabs), 2 * 3 * 8),
+        ("CogVideoXUpsample3D", lambda upsample, x, slabs: upsample(x, slabs), 2 * 3 * 4 * 8),  # 2 rows, 8 columns
+    ],
+)
+def test_a_slab_takes_the_bytes_that_it_may(layer, run, row, monkeypatch):
+    taken = []
+
+    def noted(out, size, cells, *args):
+        taken.append(cells)
+        return fill(out, size, cells, *args)
+
+    monkeypatch.setattr(layers, "fill", noted)
+    kernel = {"kernel_size": 1 if layer == "CogVideoXSafeConv3d" else 3}
+    made = impl_flax.LAYERS[layer](2, 2, **kernel)
+    jax.eval_shape(lambda x: run(made, x, Slabs(16 * row * x.dtype.itemsize)), jnp.zeros((2, 3, 64, 4, 2)))
+    assert set(taken) == {16}
