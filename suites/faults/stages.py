@@ -95,6 +95,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(f"{SPEED}/test_growth.py"),
     Stage(f"{SPEED}/test_programs.py::test_a_call_costs_what_it_did"),
     Stage(f"{MEMORY}/test_measured.py::test_a_leaner_form_takes_no_more_than_it_did"),
+    Stage(f"{PARITY}/test_forms.py", ("short frame batches",)),
     # The whole VAE in other lengths, and every block of it.
     Stage(ANY_LENGTH, ("decode-1-3",)),
     Stage(ANY_LENGTH, ("encode-4-13",)),
