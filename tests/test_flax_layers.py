@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import impl_flax
 from impl_flax import layers
@@ -93,14 +94,14 @@ def test_slabs_are_equal_where_they_can_be_and_hold_whole_latents(axis, size, fi
 @pytest.mark.parametrize(
     ("layer", "run", "row"),
     [
-        # Two clips of three frames of 4 columns; the channels are 2. A causal convolution sees two frames more.
+        # Two clips of three frames of 4 columns, 2 channels to 3. A causal convolution sees two frames more.
         (
             "CogVideoXCausalConv3d",
             lambda conv, x, slabs: conv.in_slabs(source_of(x, slabs.axis), None, slabs),
             2 * 5 * 8,
         ),
         ("CogVideoXSafeConv3d", lambda conv, x, slabs: conv.in_slabs(x, slabs), 2 * 3 * 8),
-        ("CogVideoXUpsample3D", lambda upsample, x, slabs: upsample(x, slabs), 2 * 3 * 4 * 8),  # 2 rows, 8 columns
+        ("CogVideoXUpsample3D", lambda upsample, x, slabs: upsample(x, slabs), 2 * 3 * 2 * 24),  # 2 rows, 8 columns
     ],
 )
 def test_a_slab_takes_the_bytes_that_it_may(layer, run, row, monkeypatch):
@@ -112,6 +113,20 @@ def test_a_slab_takes_the_bytes_that_it_may(layer, run, row, monkeypatch):
 
     monkeypatch.setattr(layers, "fill", noted)
     kernel = {"kernel_size": 1 if layer == "CogVideoXSafeConv3d" else 3}
-    made = impl_flax.LAYERS[layer](2, 2, **kernel)
+    made = impl_flax.LAYERS[layer](2, 3, **kernel)
     jax.eval_shape(lambda x: run(made, x, Slabs(16 * row * x.dtype.itemsize)), jnp.zeros((2, 3, 64, 4, 2)))
     assert set(taken) == {16}
+
+
+@pytest.mark.parametrize("axis", [ROWS, COLUMNS])
+@pytest.mark.parametrize("size", [(5, 8, 12), (5, 7, 9), (4, 4, 6)])
+@pytest.mark.parametrize(("first", "cells"), [(0, 4), (2, 2), (3, 1)])
+def test_a_slab_of_a_norm_is_cut_from_the_whole(first, cells, size, axis):
+    """Also where latents are repeated no whole number of times, which gathers them."""
+    rng = np.random.default_rng(0)
+    norm = impl_flax.LAYERS["CogVideoXSpatialNorm3D"](4, 3, 2)
+    norm.conv_y.conv.kernel[...], norm.conv_b.conv.kernel[...] = rng.standard_normal((2, 1, 1, 1, 3, 4))
+    f, zq = (jnp.asarray(rng.standard_normal(shape), "float32") for shape in ((1, *size, 4), (1, 2, 4, 6, 3)))
+    expected = lax.slice_in_dim(norm(f, zq), first, first + cells, axis=axis)
+    found = norm.in_slabs(f, zq, axis).at(first, cells, slice(0, size[0]))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
