@@ -14,7 +14,7 @@ from suites.faults.planting import put, unplant
 from suites.faults.results import MutantTrial, Outcome
 from suites.faults.trial import backend_options, fresh_scratch, last_line, run
 
-LIMIT = 150.0  # seconds; after them no further test of the suites is begun, and unit tests that still run hang
+LIMIT = 240.0  # seconds; after them no further test of the suites is begun, and unit tests that still run hang
 UNIT_TESTS: dict[str, tuple[str, ...]] = {
     "impl_flax": ("tests/test_flax_layers.py",),
     "twinvae": ("tests/test_config.py", "tests/test_frames.py", "tests/test_posterior.py", "tests/test_checkpoint.py",
