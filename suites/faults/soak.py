@@ -26,7 +26,7 @@ from rich.table import Table
 from reports import judge_suites
 from reports.faults import write_page
 from reports.verdicts import STATUSES
-from suites.faults.child import kill_all, run_pytest
+from suites.faults.child import import_once, kill_all, run_pytest
 from suites.faults.planting import ROOT
 from suites.faults.results import SOAK, SoakRun, append, results_folder
 from suites.faults.shuffle import ORDER, SHARE
@@ -73,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     console, found = Console(), []
     place = results_folder(options.report_dir, PLATFORM) / SOAK
     began = time.monotonic()
+    import_once()
     try:
         for run in range(options.first, options.first + options.runs):
             with tempfile.TemporaryDirectory(prefix="twinvae-soak-") as folder:
