@@ -85,7 +85,9 @@ def verdict(results: Results) -> str:
     sentences = [f"{'; '.join(parts).capitalize()}."] if parts else []
     if runs:
         alarms = sum(run.false_alarms for run in runs)
-        sentences.append(f"Unchanged code raised {many(alarms, 'alarm')} in {many(len(runs), 'run')}.")
+        sentences.append(
+            f"Unchanged code raised {many(alarms, 'alarm')} in {many(len(runs), 'run')} of {soak_extent(runs)}."
+        )
     return " ".join([*sentences, mutant_verdict(results.mutants)]).strip()
 
 
@@ -152,6 +154,15 @@ def suite_table(trials: Sequence[Trial]) -> str:
     return table(headings, rows)
 
 
+def soak_extent(runs: Sequence[SoakRun]) -> str:
+    """What the runs took of the suites."""
+    shares = [100 * run.share for run in runs]
+    if min(shares) == 100:
+        return "all tests"
+    drawn = f"{min(shares):g}" if min(shares) == max(shares) else f"{min(shares):g} to {max(shares):g}"
+    return f"{drawn} % of the tests"
+
+
 def soak_table(runs: Sequence[SoakRun]) -> str:
     """Verdicts on unchanged code, with and without load."""
     rows = []
@@ -159,8 +170,9 @@ def soak_table(runs: Sequence[SoakRun]) -> str:
         chosen = [run for run in runs if run.loaded == loaded]
         counts = [sum(run.counts.get(status, 0) for run in chosen) for status in SOAK_STATUSES]
         ended = sum(run.ended == "finished" for run in chosen)
-        rows.append([name, len(chosen), ended, *counts])
-    return table(["machine", "runs", "finished", *SOAK_STATUSES], rows)
+        values = sum(count for run in chosen for status, count in run.counts.items() if status != "failed")
+        rows.append([name, len(chosen), ended, values, *counts])
+    return table(["machine", "runs", "finished", "values judged", *SOAK_STATUSES], rows)
 
 
 def soak_alarms(runs: Sequence[SoakRun]) -> list[str]:
@@ -180,6 +192,6 @@ _TEMPLATES.globals.update({
     function.__name__: function
     for function in (
         equivalent_mutant_table, equivalent_table, group_table, groups, missed, missed_table, mutant_table, of_status,
-        soak_alarms, soak_table, suite_table, survivor_table, tally, trial_table, verdict,
+        soak_alarms, soak_extent, soak_table, suite_table, survivor_table, tally, trial_table, verdict,
     )
 })  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reports.faults import faults_page, missed, soak_table, suite_table, verdict, write_page
+from reports.faults import faults_page, missed, soak_extent, soak_table, suite_table, verdict, write_page
 from reports.mutants import count, mutant_verdict
 from suites.faults.__main__ import passed
 from suites.faults.results import (
@@ -75,7 +75,7 @@ def test_the_page_begins_with_the_verdict_and_what_was_missed(tmp_path):
     said = write_page(tmp_path, "cpu")
     text = (tmp_path / "cpu" / "faults.md").read_text()
     assert "Faults of values caught: 2 of 3; faults of cost caught: 2 of 2; median 20 s" in said
-    assert "1 alarm in 1 run" in said
+    assert "1 alarm in 1 run of all tests." in said
     first, *_ = text.split("## How soon")
     assert text.startswith("# faults on cpu: 1 not caught\n")
     assert said in first
@@ -99,10 +99,16 @@ def test_suites_are_counted_by_the_alarms_that_they_raised_first():
     ]
 
 
+def test_what_soak_runs_took_of_the_suites_is_said():
+    assert soak_extent([RUN]) == "all tests"
+    assert soak_extent([RUN, RUN.model_copy(update={"share": 0.05})]) == "5 to 100 % of the tests"
+    assert soak_extent([RUN.model_copy(update={"share": 0.1})]) == "10 % of the tests"
+
+
 def test_false_alarms_are_counted_with_and_without_load():
     assert cells(soak_table([RUN])) == [
-        ["quiet", "0", "0", "0", "0", "0", "0", "0"],
-        ["all cores loaded", "1", "1", "1", "0", "0", "2", "0"],
+        ["quiet", "0", "0", "0", "0", "0", "0", "0", "0"],
+        ["all cores loaded", "1", "1", "102", "1", "0", "0", "2", "0"],
     ]
 
 
@@ -112,7 +118,7 @@ def test_the_page_of_soak_runs_alone_and_of_nothing(tmp_path):
     append(results_folder(tmp_path, "cpu") / SOAK, RUN)
     results = read_results(tmp_path, "cpu")
     assert "none tried" in faults_page("cpu", results)
-    assert verdict(results) == "Unchanged code raised 1 alarm in 1 run."
+    assert verdict(results) == "Unchanged code raised 1 alarm in 1 run of all tests."
 
 
 # Mutants
