@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import product
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -25,17 +25,18 @@ def draw_faults(trials: Sequence[Trial]) -> list[Picture]:
         tried = sum(not trial.equivalent for trial in trials)
         ax.axhline(tried, color=INK, linewidth=0.8, linestyle=":", label=f"tried ({tried})")
         _step(ax, caught, longest, f"all ({len(caught)})", color=INK, linewidth=1.8)
-        colours = cycle(COLOURS)
+        looks = product(("-", "--"), COLOURS)
         for suite in sorted({trial.suite for trial in caught}):
             chosen = [trial for trial in caught if trial.suite == suite]
-            _step(ax, chosen, longest, f"{suite or 'no suite'} ({len(chosen)})", color=next(colours))
+            line, colour = next(looks)
+            _step(ax, chosen, longest, f"{suite or 'no suite'} ({len(chosen)})", color=colour, linestyle=line)
         ax.set_xlabel("seconds from the start of the process to the first alarm")
         ax.set_ylabel("faults caught")
         ax.set_xlim(0, longest * 1.02)
         ax.set_ylim(0)
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(True, linewidth=0.6)
-        ax.legend(frameon=False, loc="center right")
+        figure.legend(frameon=False, loc="outside right upper")
         caption = (
             "Faults caught over the seconds that it took, imports of JAX and PyTorch included, by the suite that was "
             "the first to raise an alarm."
