@@ -63,7 +63,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(WIDE, ("bfloat16",)),
     Stage(LAYER, ("jit", "float64")),
     Stage(LAYER, ("jit", "bfloat16")),
-    # Numbers and files beside the network.
+    # Numbers and files beside the network, and what is refused before it runs.
     Stage(f"{PARITY}/test_posterior.py"),
     Stage(f"{TILING}/test_blend_rounding.py"),
     Stage(CHECKPOINT),
@@ -104,7 +104,7 @@ STAGES: tuple[Stage, ...] = (
     # Rounding.
     Stage(VARIANT),
     Stage(f"{PARITY}/test_vae.py", ("jit", "bfloat16")),
-    # What is refused.
+    # What else is refused.
     Stage(f"{FRAMES}/test_bad_input.py"),
     # Leaner forms, tiles and streams.
     Stage(f"{PARITY}/test_forms.py"),

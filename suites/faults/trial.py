@@ -40,7 +40,7 @@ def set_environment(programs: Path = PROGRAMS) -> None:
 
 
 def arguments(report_dir: Path) -> list[str]:
-    """Of pytest: the same for every fault, whatever it is in."""
+    """Of pytest: for every fault; `backend_options` come after them."""
     return ["-p", "suites.faults.alarm", *files(), *OPTIONS, "--report-dir", str(report_dir)]
 
 

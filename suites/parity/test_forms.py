@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import pytest
 
-from suites.frames.runs import batched
+from suites.frames.runs import BATCH_SIZE, whole
 from suites.parity.bars import WHOLE, check_shapes, hold, measured
 from twinvae.forms import WHOLE as WHOLE_FRAMES
 from twinvae.registry import REFERENCE
@@ -33,8 +31,7 @@ def test_every_form_computes_what_diffusers_computes(
     clip = rng.uniform(-1, 1, (*CLIPS[operation], channels))
 
     def run(vae):
-        with batched(vae, operation, batch) if batch else contextlib.nullcontext():
-            return {"output": np.asarray(vae.encode(clip).moments if operation == "encode" else vae.decode(clip))}
+        return {"output": whole(vae, operation, clip, batch or getattr(vae, BATCH_SIZE[operation]))}
 
     forms = [form for form in vae.forms if form != WHOLE_FRAMES]
     if not forms:
