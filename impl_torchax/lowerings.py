@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Array, Float
 
 from twinvae.convolution import convolve2d, convolve3d
-from twinvae.slabs import HALO, ROWS, Slabs, cut, fill, row_major, with_halo
+from twinvae.slabs import HALO, ROWS, Slabs, axis_major, cut, fill, with_halo
 
 _slabs: ContextVar[Slabs | None] = ContextVar("slabs", default=None)
 
@@ -151,7 +151,7 @@ def _convolution(
     if slabs is not None and set(stride) == {1} and set(kernel.shape[:-2]) == {1}:
         # As a product, in this layout and by itself: else XLA keeps float32 sums, or those of eight strips, in full.
         sums = jnp.matmul(frames, kernel.reshape(kernel.shape[-2:]), preferred_element_type=_precise(frames))
-        out = jax.lax.optimization_barrier(row_major(rounded(sums)))
+        out = jax.lax.optimization_barrier(axis_major(rounded(sums), _axis(frames, slabs)))
     elif slabs is not None and set(stride) == {1} and (height, width) == (HALO, HALO):
         out = _in_slabs(convolve, frames, slabs)
     else:
@@ -167,16 +167,21 @@ def _in_slabs(
     Args:
         convolve: takes frames, and by how many cells height and width are padded.
     """
-    axis = slabs.axis - (5 - frames.ndim)
+    axis = _axis(frames, slabs)
     size, across = frames.shape[axis], (0, HALO) if slabs.axis == ROWS else (HALO, 0)
 
     def run(first: Array | int, cells: int, there: Array) -> Array:
         slab = with_halo(lambda first, cells: cut(frames, first, cells, axis), first, cells, size, axis)
-        return convolve(row_major(slab), across)
+        return convolve(axis_major(slab, axis), across)
 
     whole = jax.eval_shape(lambda frames: convolve(frames, (HALO, HALO)), frames)
     cells = slabs.cells((1,) * (5 - frames.ndim) + frames.shape, frames.dtype.itemsize)
     return fill(jax.lax.empty(whole.shape, whole.dtype), size, cells, axis, run)
+
+
+def _axis(frames: Float[Array, "*b h w c"], slabs: Slabs) -> int:
+    """The axis that slabs are cut along, of frames that may lack that of time."""
+    return slabs.axis - (5 - frames.ndim)
 
 
 def upsample_nearest(x: Float[Array, "b c *space"], size: Sequence[int], *scales: float | None) -> Array:

@@ -78,8 +78,13 @@ def cut(x: Frames, first: Array | int, cells: int, axis: int) -> Frames:
 
 def source_of(x: Frames, axis: int) -> Source:
     """Frames that exist already."""
-    # The frames of a slab are taken, not a slab of the frames, which would exist in full.
-    return Source(x.shape, x.dtype, lambda first, cells, frames: cut(x, first, cells, axis)[:, frames])
+
+    def at(first: Array | int, cells: int, frames: slice) -> Frames:
+        # The frames of a slab are taken, not a slab of the frames, which would exist in full.
+        slab = cut(x, first, cells, axis)[:, frames]
+        return slab if axis == ROWS else axis_major(slab, axis)  # rows are outermost in any case
+
+    return Source(x.shape, x.dtype, at)
 
 
 def with_halo(at: Callable[[Array | int, int], Frames], first: Array | int, cells: int, size: int, axis: int) -> Frames:
@@ -90,12 +95,14 @@ def with_halo(at: Callable[[Array | int, int], Frames], first: Array | int, cell
     return jnp.concatenate([before, at(first, cells), after], axis)
 
 
-def row_major(x: Frames) -> Frames:
-    """`x` as it is, channels last in memory as well.
+def axis_major(x: Frames, axis: int) -> Frames:
+    """`x` as it is, with the axis that it is cut along outermost of a frame's in memory, and channels last.
 
-    Else a TPU's compiler lays frames out anew for every convolution, and both layouts exist in full.
+    Else a TPU's compiler lays frames out anew for every convolution, and both layouts exist in full; in a loop over
+    columns, once for every slab.
     """
-    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+    *outer, rows, columns, channels = range(x.ndim)
+    return with_layout_constraint(x, Layout(major_to_minor=(*outer, axis, rows + columns - axis, channels)))
 
 
 def fill(out: Frames, size: int, cells: int, axis: int, run: Callable[[Array | int, int, Frames], Frames]) -> Frames:
@@ -111,7 +118,7 @@ def fill(out: Frames, size: int, cells: int, axis: int, run: Callable[[Array | i
 
     def put(first: Array | int, cells: int, out: Frames) -> Frames:
         there = cut(out, scale * first, scale * cells, axis)
-        slab = row_major(run(first, cells, there))
+        slab = axis_major(run(first, cells, there), axis)
         return lax.dynamic_update_slice_in_dim(out, slab, scale * first, axis)
 
     full, rest = divmod(size, cells)
