@@ -139,14 +139,15 @@ def test_a_mutant_is_there_while_its_tests_run_and_gone_after(root, monkeypatch)
     (chosen,) = sample(root, "port", 1, seed=0)
     seen = []
 
-    def look(package, copy, limit, module):
-        seen.append((package, module, (copy / chosen.file).read_text()))
+    def look(package, changes, copy, limit, unchanged):
+        assert changes == {copy / chosen.file: (PORT, chosen.source)}
+        seen.append((package, (copy / chosen.file).read_text()))
         raise RuntimeError("stop")
 
     monkeypatch.setattr("suites.faults.mutant_trial.run_package", look)
     with pytest.raises(RuntimeError, match="stop"):
         run_mutant(chosen, root)
-    assert seen == [("port", "double", chosen.source)]
+    assert seen == [("port", chosen.source)]
     assert (root / "port" / "double.py").read_text() == PORT
 
 

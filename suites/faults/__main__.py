@@ -1,8 +1,9 @@
 """Faults on trial: are the suites' alarms real? Each fault of the catalogue is planted in a copy of the checkout, and
-the quick form of the suites runs on it until the first alarm.
+the quick form of the suites that answer for its kind runs on it until the first alarm.
 
-First of all it runs on a copy without a fault, which must raise none. The exit status is 0 where every fault of values
-and 95 % of those of cost were caught, 1 where not, 2 where nothing could be said.
+First of all they run on a copy without a fault, which must raise none, and which shows where a trial may begin. The
+exit status is 0 where every fault of values and 95 % of those of cost were caught, 1 where not, 2 where nothing could
+be said.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,8 +27,10 @@ from reports.faults import write_page
 from suites.faults.catalogue import Fault, read_catalogue
 from suites.faults.child import import_once, kill_all
 from suites.faults.planting import ROOT, checkout_copy
+from suites.faults.reach import Reach
 from suites.faults.results import TRIALS, Outcome, Trial, append, read_lines, results_folder
-from suites.faults.trial import BACKENDS, LIMIT, PLATFORM, run, run_trial, set_environment
+from suites.faults.stages import ANSWERABLE
+from suites.faults.trial import BACKENDS, LIMIT, PLATFORM, run_trial, run_unchanged, set_environment
 from suites.faults.turns import in_turns
 from suites.harness.provenance import commit
 
@@ -59,16 +63,19 @@ def main(arguments: list[str] | None = None) -> int:
         import_once()
         copies = [checkout_copy(Path(folder) / f"copy-{number}") for number in range(options.jobs)]
         try:
-            control = faults and not options.no_control
-            if control and (found := _control(copies, CONTROL * options.limit, console)):
-                print(found, file=sys.stderr)
-                return 2
+            kinds = [] if options.no_control else dict.fromkeys(fault.kind for fault in faults)
+            unchanged = _control([*kinds], copies, CONTROL * options.limit, console)
             at = commit()
-            for trial in in_turns(
-                faults, copies, lambda fault, copy: run_trial(fault, copy, options.limit, at), console, "faults", _line
-            ):
+
+            def attempt(fault: Fault, copy: Path) -> Trial:
+                return run_trial(fault, copy, options.limit, at, unchanged.get(fault.kind, {}))
+
+            for trial in in_turns(faults, copies, attempt, console, "faults", _line):
                 append(place, trial)
                 trials.append(trial)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
         except KeyboardInterrupt:
             kill_all()
             console.print("interrupted; --resume goes on from here")
@@ -122,29 +129,50 @@ def _matches(fault: Fault, glob: str) -> bool:
     return fnmatch.fnmatchcase(fault.name, glob) or fnmatch.fnmatchcase(fault.group, glob)
 
 
-def _control(copies: Sequence[Path], limit: float, console: Console) -> str:
-    """Why unchanged code would be called faulty, or nothing; each backend's tests in turn, side by side."""
+class Control(NamedTuple):
+    """A run without a fault: of the suites that answer for a kind, for one backend."""
 
-    def attempt(backend: str, copy: Path) -> tuple[str, Outcome | None]:
-        return backend, run(copy, limit, ("--backend", backend))
+    kind: str
+    backend: str
+    outcome: Outcome | None
+    reach: Reach | None
 
-    for backend, outcome in in_turns(list(BACKENDS), copies, attempt, console, "without a fault", _control_line):
-        if outcome is None:
-            return f"{backend} without a fault hangs, and so every fault might be called hung: run the suites by hand"
-        if outcome.status != "clean":
-            return (
-                f"{backend} without a fault is not clean, and so every fault would be called caught: "
-                f"{outcome.status}, {outcome.test or 'no test'}: {outcome.what}. Make the suites pass on the unchanged "
+    def __str__(self) -> str:
+        return f"{self.backend} without a fault, in the suites that answer for {self.kind}"
+
+
+def _control(
+    kinds: Sequence[str], copies: Sequence[Path], limit: float, console: Console
+) -> dict[str, dict[str, Reach]]:
+    """What the suites that answer for each kind run without a fault, by backend.
+
+    Raises:
+        ValueError: unchanged code would be called faulty.
+    """
+    found: dict[str, dict[str, Reach]] = {kind: {} for kind in kinds}
+
+    def attempt(given: tuple[str, str], copy: Path) -> Control:
+        kind, backend = given
+        return Control(kind, backend, *run_unchanged(copy, limit, backend, ANSWERABLE[kind]))
+
+    wanted = [(kind, backend) for kind in kinds for backend in BACKENDS]
+    for control in in_turns(wanted, copies, attempt, console, "without a fault", _control_line):
+        if control.outcome is None:
+            raise ValueError(f"{control} hangs, and so every fault might be called hung: run the suites by hand")
+        if control.outcome.status != "clean" or control.reach is None:
+            raise ValueError(
+                f"{control} is not clean, and so every fault would be called caught: {control.outcome.status}, "
+                f"{control.outcome.test or 'no test'}: {control.outcome.what}. Make the suites pass on the unchanged "
                 "checkout first"
             )
-    return ""
+        found[control.kind][control.backend] = control.reach
+    return {kind: {backend: runs[backend] for backend in BACKENDS} for kind, runs in found.items()}
 
 
-def _control_line(found: tuple[str, Outcome | None]) -> str:
-    backend, outcome = found
-    if outcome is None:
-        return f"{backend} without a fault: hung"
-    return f"{backend} without a fault: {outcome.status}, {outcome.seconds:.0f} s ({outcome.what})"
+def _control_line(control: Control) -> str:
+    if control.outcome is None:
+        return f"{control}: hung"
+    return f"{control}: {control.outcome.status}, {control.outcome.seconds:.0f} s ({control.outcome.what})"
 
 
 def _line(trial: Trial) -> str:

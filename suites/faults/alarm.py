@@ -1,8 +1,8 @@
 """A pytest plugin: the first failed test, or the first exact value that got worse, is written down and ends the run.
 
 Loaded in a process of its own with `-p suites.faults.alarm`; the environment says where to write, when the process was
-started, and after how many seconds a run without an alarm is over. Ratios and absolute times raise no alarm: whether
-they got worse is for the speed suite's gate to prove.
+started, which test is the first, and after how many seconds a run without an alarm is over. Ratios and absolute times
+raise no alarm: whether they got worse is for the speed suite's gate to prove.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import twinvae
 from reports.baselines import Baseline, baseline_path, read_baseline
 from reports.files import write_whole
 from reports.verdicts import Verdict, doubt, incomparable, judge
-from suites.faults.results import LASTS, PLACE, STARTED, Outcome
+from suites.faults.results import FIRST, LASTS, PLACE, SPENT, STARTED, Outcome
 from suites.faults.stages import in_order
 from suites.harness.options import OPTIONS
 from suites.harness.plugin import FILES, SUMMARY, suite_of
@@ -47,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     by_id = {item.nodeid: item for item in items}
     chosen = in_order(list(by_id), config.stash[OPTIONS].backends)
+    if (first := os.environ.get(FIRST)) in chosen:
+        chosen = chosen[chosen.index(first) :]
     config.hook.pytest_deselected(items=[by_id[nodeid] for nodeid in by_id.keys() - set(chosen)])
     items[:] = [by_id[nodeid] for nodeid in chosen]
 
@@ -70,7 +72,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
     result = yield
     config, lasts = item.config, float(os.environ.get(LASTS, "inf"))
-    if nextitem is not None and OUTCOME not in config.stash and _seconds() > lasts:
+    if nextitem is not None and OUTCOME not in config.stash and _elapsed() > lasts:
         config.stash[OUTCOME] = _outcome("clean", test=item.nodeid, what=f"stopped after {lasts:.0f} s")
         _write(config.stash[OUTCOME])
         item.session.shouldstop = "no time left"
@@ -134,6 +136,11 @@ def _outcome(status: str, **fields: str) -> Outcome:
 
 
 def _seconds() -> float:
+    """What a run that began with the first test of all would have taken so far."""
+    return _elapsed() + float(os.environ.get(SPENT, 0))
+
+
+def _elapsed() -> float:
     """Since the process was started."""
     return time.time() - float(os.environ.get(STARTED, time.time()))
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from suites.faults.child import run_pytest
 from suites.faults.mutation import Mutant
 from suites.faults.planting import put, unplant
+from suites.faults.reach import Changes, Reach
 from suites.faults.results import MutantTrial, Outcome
-from suites.faults.trial import backend_options, fresh_scratch, last_line, run
+from suites.faults.trial import BACKENDS, fresh_scratch, last_line, run_changed
 
 LIMIT = 240.0  # seconds; after them no further test of the suites is begun, and unit tests that still run hang
 UNIT_TESTS: dict[str, tuple[str, ...]] = {
@@ -21,17 +22,23 @@ UNIT_TESTS: dict[str, tuple[str, ...]] = {
                 "tests/test_reference.py", "tests/test_diffusers_adapter.py", "tests/test_tiles.py"),
     "reports": ("tests/reports", "tests/test_plugin.py"),
 }  # fmt: skip
-IN_SUITES = ("impl_flax", "twinvae")  # packages whose mutants meet the quick form
+IN_SUITES = {"impl_flax": ("flax",), "twinvae": tuple(BACKENDS)}  # whose mutants meet the quick form, on which backends
 OPTIONS = ("--exitfirst", "-p", "no:cacheprovider", "-q", "--no-header", "--tb=line")
 FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - (.*))?$", re.MULTILINE)
 
 
-def run_mutant(mutant: Mutant, copy: Path, limit: float = LIMIT, commit: str = "") -> MutantTrial:
-    """Plant a mutant, run, and take it out again, whatever happens."""
-    began = time.monotonic()
-    before = put({copy / mutant.file: mutant.source})
+def run_mutant(
+    mutant: Mutant, copy: Path, limit: float = LIMIT, commit: str = "", unchanged: Mapping[str, Reach] = {}
+) -> MutantTrial:
+    """Plant a mutant, run, and take it out again, whatever happens.
+
+    Args:
+        unchanged: what the suites ran without a mutant, by backend.
+    """
+    began, path = time.monotonic(), copy / mutant.file
+    before = put({path: mutant.source})
     try:
-        outcome = run_package(mutant.package, copy, limit, Path(mutant.file).stem)
+        outcome = run_package(mutant.package, {path: (before[path], mutant.source)}, copy, limit, unchanged)
     finally:
         unplant(before)
     seconds = round(time.monotonic() - began, 1)
@@ -47,14 +54,18 @@ def mutant_trial(mutant: Mutant, status: str, **fields: str | float) -> MutantTr
     return MutantTrial(date=datetime.now(UTC).isoformat(timespec="seconds"), **told)
 
 
-def run_package(package: str, copy: Path, limit: float, module: str = "") -> Outcome | None:
+def run_package(
+    package: str, changes: Changes, copy: Path, limit: float, unchanged: Mapping[str, Reach]
+) -> Outcome | None:
     """Everything that a package's mutants meet, up to the first failure; None where a test did not end."""
     outcome = None
     if paths := UNIT_TESTS.get(package):
-        outcome = run_unit_tests(sorted(paths, key=lambda path: f"test_{module}." not in path), copy, limit)
+        modules = {f"test_{path.stem}." for path in changes}
+        own_first = sorted(paths, key=lambda path: not any(module in path for module in modules))
+        outcome = run_unit_tests(own_first, copy, limit)
         if outcome is None or outcome.status != "clean":
             return outcome
-    return run(copy, limit, backend_options([f"{package}/"])) if package in IN_SUITES else outcome
+    return run_changed(changes, copy, limit, unchanged) if package in IN_SUITES else outcome
 
 
 def run_unit_tests(paths: Sequence[str], copy: Path, limit: float) -> Outcome | None:

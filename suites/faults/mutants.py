@@ -29,11 +29,12 @@ from reports.mutants import COLUMNS, count
 from suites.faults.__main__ import CONTROL, positive
 from suites.faults.child import import_once, kill_all
 from suites.faults.equivalents import LIST, Equivalent, read_equivalents, reason, stale
-from suites.faults.mutant_trial import LIMIT, mutant_trial, run_mutant, run_package
+from suites.faults.mutant_trial import IN_SUITES, LIMIT, UNIT_TESTS, mutant_trial, run_mutant, run_unit_tests
 from suites.faults.mutation import PACKAGES, Mutant, in_one_line, sample, shares
 from suites.faults.planting import ROOT, checkout_copy
-from suites.faults.results import MUTANTS, MutantTrial, append, read_lines, results_folder
-from suites.faults.trial import PLATFORM, set_environment
+from suites.faults.reach import Reach
+from suites.faults.results import MUTANTS, MutantTrial, Outcome, append, read_lines, results_folder
+from suites.faults.trial import BACKENDS, PLATFORM, run_unchanged, set_environment
 from suites.faults.turns import in_turns
 from suites.harness.provenance import commit
 
@@ -82,12 +83,11 @@ def _run(
     import_once()
     _limit_memory(options.jobs)
     try:
-        if not options.no_control:
-            for package in dict.fromkeys(mutant.package for mutant in to_run):
-                _check_unchanged(package, copies[0], options.limit, console)
+        packages = [] if options.no_control else list(dict.fromkeys(mutant.package for mutant in to_run))
+        unchanged = _control(packages, copies, options.limit, console)
 
         def attempt(mutant: Mutant, copy: Path) -> MutantTrial:
-            return run_mutant(mutant, copy, options.limit, at)
+            return run_mutant(mutant, copy, options.limit, at, unchanged)
 
         for trial in in_turns(to_run, copies, attempt, console, "mutants", _line):
             append(place, trial)
@@ -175,18 +175,38 @@ def asked_for(drawn: Sequence[Mutant], known: Sequence[MutantTrial], survivors: 
     return [mutant for mutant in drawn if status.get(mutant.key) in wanted]
 
 
-def _check_unchanged(package: str, copy: Path, limit: float, console: Console) -> None:
-    """Run a package without a mutant.
+def _control(packages: Sequence[str], copies: Sequence[Path], limit: float, console: Console) -> dict[str, Reach]:
+    """What the suites run without a mutant, by backend.
 
     Raises:
-        ValueError: it is not clean, and so every mutant would be called killed.
+        ValueError: unchanged code is not clean, and so every mutant would be called killed.
     """
-    with console.status(f"{package} without a mutant, which must be clean"):
-        outcome = run_package(package, copy, CONTROL * limit)
+    for package in packages:
+        with console.status(f"unit tests of {package} without a mutant, which must be clean"):
+            _check(f"unit tests of {package}", run_unit_tests(UNIT_TESTS[package], copies[0], CONTROL * limit), console)
+    wanted = {backend for package in packages for backend in IN_SUITES.get(package, ())}
+    backends = [backend for backend in BACKENDS if backend in wanted]
+
+    def attempt(backend: str, copy: Path) -> tuple[str, Outcome | None, Reach | None]:
+        return backend, *run_unchanged(copy, CONTROL * limit, backend)
+
+    found = {}
+    for backend, outcome, reach in in_turns(backends, copies, attempt, console, "without a mutant", _control_line):
+        _check(f"the suites on {backend}", outcome, console)
+        found[backend] = reach
+    return {backend: found[backend] for backend in backends}
+
+
+def _control_line(found: tuple[str, Outcome | None, Reach | None]) -> str:
+    backend, outcome, _ = found
+    return f"the suites on {backend} without a mutant: {outcome.seconds if outcome else 0:.0f} s"
+
+
+def _check(what: str, outcome: Outcome | None, console: Console) -> None:
     if outcome is None or outcome.status != "clean":
-        what = "a test does not end" if outcome is None else f"{outcome.test or 'no test'}: {outcome.what}"
-        raise ValueError(f"{package} without a mutant is not clean ({what}): make its tests pass first")
-    console.print(f"{package} without a mutant: clean, {outcome.what}", highlight=False)
+        why = "a test does not end" if outcome is None else f"{outcome.test or 'no test'}: {outcome.what}"
+        raise ValueError(f"{what} without a mutant is not clean ({why}): make its tests pass first")
+    console.print(f"{what} without a mutant: clean, {outcome.what}", highlight=False)
 
 
 def _limit_memory(jobs: int) -> None:

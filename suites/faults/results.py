@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from suites.harness.records import describe
 
 TRIALS, SOAK, MUTANTS = "faults.jsonl", "soak.jsonl", "mutants.jsonl"
-# What a process under `suites.faults.alarm` is told: the file to write its outcome to, when it was started, and the
-# seconds after which it begins no further test.
+# What a process under `suites.faults.alarm` is told: the file to write its outcome to, when it was started, the seconds
+# after which it begins no further test, the test that it begins with, and the seconds of those before, which count.
 PLACE, STARTED, LASTS = "TWINVAE_ALARM", "TWINVAE_STARTED", "TWINVAE_LASTS"
+FIRST, SPENT = "TWINVAE_FIRST", "TWINVAE_SPENT"
 
 Status = Literal["caught", "missed", "stale", "hung", "broken"]
 
@@ -28,7 +29,7 @@ class Outcome(_Line):
         status: "alarm"; "clean"; "broken" where tests could not be collected or a module not be imported.
         what: the first line of the failure, or the value that got worse and why.
         evidence: what raised the alarm: a failed test, a record of a kind, or the summary of the whole run.
-        seconds: from the start of the process.
+        seconds: from the start of the process, with those of the tests that were left out before its first one.
     """
 
     status: Literal["alarm", "clean", "broken"]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from suites.faults import first_runs
 from suites.faults.catalogue import Fault
 from suites.faults.child import run_pytest
 from suites.faults.planting import ROOT, Stale, plant, unplant
-from suites.faults.results import LASTS, PLACE, STARTED, Outcome, Status, Trial
-from suites.faults.stages import files
+from suites.faults.reach import BEGINNING, Changes, Reach, Start, start
+from suites.faults.results import FIRST, LASTS, PLACE, SPENT, STARTED, Outcome, Status, Trial
+from suites.faults.stages import ANSWERABLE, SUITES, files
 
-LIMIT = 240.0  # seconds; after them no further test is begun
+LIMIT = 180.0  # seconds; after them no further test is begun
 GRACE = 120.0  # seconds for the test that is running then; what takes longer hangs
 PLATFORM = "cpu"
 PROGRAMS = ROOT / "build" / "programs"
@@ -39,20 +41,22 @@ def set_environment(programs: Path = PROGRAMS) -> None:
     })  # fmt: skip
 
 
-def arguments(report_dir: Path) -> list[str]:
-    """Of pytest: for every fault; `backend_options` come after them."""
-    return ["-p", "suites.faults.alarm", *files(), *OPTIONS, "--report-dir", str(report_dir)]
+def run_trial(
+    fault: Fault, copy: Path, limit: float = LIMIT, commit: str = "", unchanged: Mapping[str, Reach] = {}
+) -> Trial:
+    """Plant a fault, run the suites that answer for its kind, and take it out again, whatever happens.
 
-
-def run_trial(fault: Fault, copy: Path, limit: float = LIMIT, commit: str = "") -> Trial:
-    """Plant a fault, run, and take it out again, whatever happens."""
+    Args:
+        unchanged: what those suites ran without a fault, by backend.
+    """
     began = time.time()
     try:
         before = plant(fault, copy)
     except Stale as error:
         return _trial(fault, "stale", 0.0, commit, Outcome(status="broken", seconds=0, what=str(error)))
+    changes = {path: (text, path.read_text(encoding="utf-8")) for path, text in before.items()}
     try:
-        outcome = run(copy, limit, backend_options(edit.file for edit in fault.edits))
+        outcome = run_changed(changes, copy, limit, unchanged, ANSWERABLE[fault.kind])
     finally:
         unplant(before)
     if outcome is None:
@@ -86,14 +90,65 @@ def _trial(fault: Fault, status: Status, seconds: float, commit: str, outcome: O
     )
 
 
-def run(copy: Path, limit: float = LIMIT, options: Sequence[str] = ()) -> Outcome | None:
-    """The quick form of the suites in a copy of the checkout; None where a test did not end."""
+def run_changed(
+    changes: Changes, copy: Path, limit: float, unchanged: Mapping[str, Reach], suites: Sequence[str] = SUITES
+) -> Outcome | None:
+    """The quick form in a copy with changes, from where they can be seen on."""
+    options = backend_options(path.relative_to(copy).as_posix() for path in changes)
+    runs = [reach for backend, reach in unchanged.items() if not options or backend in options]
+    return run(copy, limit, options, suites, start(changes, copy, runs))
+
+
+def run(
+    copy: Path,
+    limit: float = LIMIT,
+    options: Sequence[str] = (),
+    suites: Sequence[str] = SUITES,
+    begin: Start = BEGINNING,
+) -> Outcome | None:
+    """The quick form of suites in a copy of the checkout; None where a test did not end."""
     scratch = fresh_scratch(copy)
-    place = scratch / "alarm.json"
-    told = {PLACE: str(place), STARTED: repr(time.time()), LASTS: str(limit)}
-    ended = run_pytest(
-        [*arguments(scratch / "reports"), *options], copy, scratch / "output", limit + GRACE, place, told
+    place, told = scratch / "alarm.json", {FIRST: begin.test, SPENT: str(begin.spent)}
+    return _outcome(_pytest(scratch, copy, limit, options, suites, told, until=place), scratch)
+
+
+def run_unchanged(
+    copy: Path, limit: float, backend: str, suites: Sequence[str] = SUITES
+) -> tuple[Outcome | None, Reach | None]:
+    """The same without a change, for one backend, and what it ran where it came to an end."""
+    scratch = fresh_scratch(copy)
+    place = scratch / "reach.json"
+    plugin, options = ("-p", first_runs.__name__), ("--backend", backend)
+    ended = _pytest(scratch, copy, limit, options, suites, {first_runs.PLACE: str(place)}, plugin)
+    reach = Reach.model_validate_json(place.read_text(encoding="utf-8")) if place.exists() else None
+    return _outcome(ended, scratch), reach
+
+
+def _pytest(
+    scratch: Path,
+    copy: Path,
+    limit: float,
+    options: Sequence[str],
+    suites: Sequence[str],
+    told: Mapping[str, str],
+    plugin: Sequence[str] = (),
+    until: Path | None = None,
+) -> int | None:
+    common = {PLACE: str(scratch / "alarm.json"), STARTED: repr(time.time()), LASTS: str(limit)}
+    arguments = (
+        *plugin,
+        "-p",
+        "suites.faults.alarm",
+        *files(suites),
+        *OPTIONS,
+        "--report-dir",
+        str(scratch / "reports"),
     )
+    return run_pytest([*arguments, *options], copy, scratch / "output", limit + GRACE, until, common | told)
+
+
+def _outcome(ended: int | None, scratch: Path) -> Outcome | None:
+    place = scratch / "alarm.json"
     if place.exists():
         return read_outcome(place)
     if ended is None:
