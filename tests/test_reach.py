@@ -102,6 +102,13 @@ def test_a_trial_begins_at_the_first_test_that_runs_a_changed_line(old, new, exp
     assert start(changes, tmp_path, [FLAX, TORCHAX]) == expected
 
 
+def test_what_a_run_had_no_time_for_is_begun_with(tmp_path):
+    cut = FLAX.model_copy(update={"left": "z"})
+    for old, expected in (("x, LIMIT,", Start("z", 20.0)), ("return x", Start("a", 0.0))):
+        changes = {tmp_path / "port.py": (SOURCE, SOURCE.replace(old, old.replace("x", "-x", 1)))}
+        assert start(changes, tmp_path, [cut, TORCHAX]) == expected
+
+
 def test_a_trial_without_a_run_of_unchanged_code_begins_at_the_beginning(tmp_path):
     assert start({tmp_path / "port.py": (SOURCE, SOURCE.replace("-", "+"))}, tmp_path, []) == BEGINNING
 
@@ -139,6 +146,7 @@ def test_the_first_test_to_run_each_line_is_noted(tmp_path):
     found = Reach(**json.loads(place.read_text()))
     low, high = found.began
     assert found.began[low] == 0 < found.began[high] < found.ended
+    assert not found.left
     lines = found.first["twinvae/port.py"]
     assert {line: lines.get(line) for line in (1, 3, 4, 5, 8, 11, 18)} == {
         1: "", 3: "", 4: low, 5: low, 8: high, 11: low, 18: None,

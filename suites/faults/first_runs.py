@@ -31,7 +31,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish() -> None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
     ended = time.monotonic()
     _measured.stop()
     zero = min(_began.values(), default=ended)
@@ -42,4 +42,7 @@ def pytest_sessionfinish() -> None:
         name = Path(file).relative_to(Path.cwd()).as_posix()
         first[name] = {line: min(tests, key=order.__getitem__) for line, tests in contexts if tests}
     began = {test: at - zero for test, at in _began.items()}
-    Path(os.environ[PLACE]).write_text(json.dumps({"began": began, "ended": ended - zero, "first": first}))
+    left = next((item.nodeid for item in session.items if item.nodeid not in began), "")
+    Path(os.environ[PLACE]).write_text(
+        json.dumps({"began": began, "ended": ended - zero, "left": left, "first": first})
+    )

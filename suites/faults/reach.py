@@ -24,6 +24,7 @@ class Reach(BaseModel):
     Attributes:
         began: every test in its order, and the seconds after the first at which it began.
         ended: the seconds after which the last one had ended.
+        left: the first test that was not begun any more; empty where all were.
         first: by file, relative to the checkout, and line: the first test that ran it, "" where importing does.
     """
 
@@ -31,6 +32,7 @@ class Reach(BaseModel):
 
     began: dict[str, float]
     ended: float
+    left: str = ""
     first: dict[str, dict[int, str]]
 
     def first_test(self, lines: Lines) -> str | None:
@@ -71,5 +73,7 @@ def start(changes: Changes, root: Path, runs: Sequence[Reach]) -> Start:
         test = run.first_test(lines)
         if test is not None:
             return Start(test=test, spent=round(before + run.began[test], 1)) if test else BEGINNING
+        if run.left:
+            return Start(test=run.left, spent=round(before + run.ended, 1))
         before += run.ended
     return BEGINNING  # which test runs it is not known

@@ -80,7 +80,8 @@ def test_a_stream_does_not_go_on_with_another_tiling(vae):
     vae.enable_tiling(*TILE, 0, 0)  # equal tiles: one program
     begun = vae.decode_stream(latents[:, :3])
     next(begun)
-    for other in ((*TILE, 1 / 3, 0), (*TILE, 0, 1 / 2), (16, 24, 0, 0)):
+    as_many = (32, 16, 0, 0)  # tiles, of other sizes
+    for other in (as_many, (*TILE, 1 / 3, 0), (*TILE, 0, 1 / 2)):
         vae.enable_tiling(*other)
         with pytest.raises(ValueError, match="resume with the tiling that the cache was made with"):
             vae.decode_stream(latents[:, 3:], begun.cache)
