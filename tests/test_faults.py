@@ -246,6 +246,31 @@ def test_a_child_is_stopped_once_its_alarm_is_written(tmp_path):
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.parametrize("started_as", ["suites.faults.mutants", "suites.faults.soak"])
+def test_a_child_imports_the_project_from_its_own_folder(started_as, tmp_path):
+    for package in ("reports", "suites"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("PLACE = 'the copy'\n")
+    (tmp_path / "test_alone.py").write_text(
+        "def test_alone():\n    import reports, suites\n    assert reports.PLACE == suites.PLACE == 'the copy'\n"
+    )
+    (tmp_path / "no.ini").write_text("[pytest]\n")
+    arguments = ["test_alone.py", "-p", "no:cacheprovider", "-c", "no.ini", "--rootdir", str(tmp_path)]
+    run = f"""
+        import importlib.util
+        import sys
+        from pathlib import Path
+        import suites.faults.child as child
+        folder = Path({str(tmp_path)!r})
+        main = sys.modules["__main__"]
+        main.__spec__ = importlib.util.find_spec({started_as!r})
+        sys.exit(child.run_pytest({arguments!r}, folder, folder / "output", limit=60))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(run)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (tmp_path / "output").read_text()
+
+
 @pytest.mark.parametrize(("body", "status"), [("pass", 0), ("assert False", 1), ("raise SystemExit(4)", 1)])
 def test_a_child_gives_its_exit_status(body, status, tmp_path):
     assert pytest_on(body, tmp_path, limit=60) == status

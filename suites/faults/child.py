@@ -18,6 +18,7 @@ IMPORTED = (
     "jinja2", "matplotlib.figure", "pandas", "psutil", "pydantic", "pytest", "rich.console", "safetensors", "torch",
     "torchax",
 )  # fmt: skip
+PROJECT = ("impl_flax", "impl_torchax", "reports", "suites", "twinvae")
 POLL = 0.05  # seconds
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -93,6 +94,9 @@ def _pytest(arguments: Sequence[str], cwd: str, output: str, extra: Mapping[str,
     os.environ.update(extra)
     os.chdir(cwd)
     sys.path.insert(0, cwd)
+    # multiprocessing imports the parent's main module, and with it the project as it is there instead of in `cwd`.
+    for name in [name for name in sys.modules if name.partition(".")[0] in PROJECT]:
+        del sys.modules[name]
     import pytest
 
     sys.exit(int(pytest.main(list(arguments))))
