@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nox
@@ -16,6 +20,7 @@ ROOT = Path(__file__).parent
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 STAMP = VENV / "installed-from"
+TIMED = ("memory", "speed")  # suites that have to have the machine to themselves
 SUITES = sorted({test.parent.name for test in ROOT.glob("suites/*/test_*.py")})
 
 nox.needs_version = ">=2026.10"
@@ -33,6 +38,26 @@ def python(session: nox.Session, *arguments: str) -> None:
         session.run(*pip, "--constraint", "constraints.txt", "--editable", ".[dev,tpu-aot]", external=True)
         STAMP.write_text(wanted.hexdigest())
     session.run(str(BIN / "python"), *arguments, external=True)
+
+
+@contextmanager
+def beside(session: nox.Session, *arguments: str) -> Iterator[None]:
+    """Run python with these while the block runs, on another core; what it says follows when both have ended."""
+    python(session, "--version")  # installs what is missing
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        process = subprocess.Popen([BIN / "python", *arguments], stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield
+        except KeyboardInterrupt:
+            process.kill()
+            raise
+        finally:
+            session.log(f"waiting for {' '.join(arguments)}")
+            status = process.wait()
+            output.seek(0)
+            print(output.read())
+        if status:
+            session.error(f"{' '.join(arguments)} failed with {status}")
 
 
 def _suite_session(suite: str) -> None:
@@ -56,12 +81,17 @@ def memory(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the project's own tests and every suite on the tiny preset; pages go to build/reports."""
-    quick = ("--preset", "tiny", "--report-dir", "build/reports")
-    python(session, "-m", "pytest", "tests", "suites", *quick, *session.posargs)
-    if not session.posargs:  # what is given is for the run above
-        aot = ("--platform", "tpu-v6e-aot", "--report-dir", "build/reports")
-        python(session, "-m", "pytest", "suites/memory", *aot)
+    """Run the project's own tests and every suite on the tiny preset; pages go to build/reports, two runs at a time."""
+    quick = ("-m", "pytest", "--preset", "tiny", "--report-dir", "build/reports")
+    if session.posargs:
+        python(session, *quick, "tests", "suites", *session.posargs)
+        return
+    numbers = [f"suites/{suite}" for suite in SUITES if suite not in TIMED]
+    one, other = ("--backend", "flax"), ("--backend", "torchax", "--report-dir", "build/reports/torchax")
+    with beside(session, *quick, *numbers, *other):
+        python(session, *quick, "tests", *numbers, *one)
+    python(session, *quick, *(f"suites/{suite}" for suite in TIMED))
+    python(session, *quick, "suites/memory", "--platform", "tpu-v6e-aot")
 
 
 @nox.session

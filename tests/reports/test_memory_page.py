@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from reports import write_report
+from reports.memory import frontier_table
+from reports.verdicts import Verdict, judge
 from suites.harness.records import Record, RunFile
 from tests.reports.synthetic import RUN, write_run
 
@@ -85,3 +87,13 @@ def test_the_frontier_is_a_table_and_a_picture(tmp_path):
     _, text = page(tmp_path, AOT, records, curves)
     assert "| 32 GB (v6e), streamed | 249" in text
     assert "memory-frontier.svg" in text
+
+
+def test_the_frontier_holds_goals_alone():
+    goal = Record(**COMMON, dtype="bfloat16", case="16 GB (v5e), tiled", metric="largest frames of 49", value=1024,
+                  better="higher")  # fmt: skip
+    peak = Record(**PEAK, case="81 frames, streamed", value=15.2)
+    gone = Verdict("missing", peak.key, "the baseline has it, this run has not", before=15.2)
+    headings, rows = frontier_table([judge(goal), judge(peak), gone])
+    assert headings == ["memory, form", "largest frames of 49"]
+    assert [row[0] for row in rows] == ["16 GB (v5e), tiled"]

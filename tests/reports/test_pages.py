@@ -15,8 +15,9 @@ from rich.console import Console
 
 from reports import write_report
 from reports.__main__ import main
-from reports.baselines import baseline_path, updated, write_baseline
-from reports.pages import culprits, shortened, table
+from reports.baselines import Entry, baseline_path, updated, write_baseline
+from reports.pages import Judged, culprits, shortened, table, worst_table
+from reports.verdicts import judge
 from suites.harness.records import Record
 from tests.reports.synthetic import RUN, broken, frame_exhibits, parity_records, write_run
 
@@ -172,6 +173,15 @@ def test_the_closest_to_their_bar_all_pass_and_come_in_order(report):
     ]
     closest = page(report(records, accepted=False)).split("## Closest to their bar")[1].split("\n## ")[0]
     assert re.findall(r"^\| (\w+) .* (\d+) %", closest, re.MULTILINE) == [("near", "90"), ("far", "0")]
+
+
+def test_what_is_as_it_was_is_not_close_to_its_bar_unless_it_may_be_past_it(tmp_path):
+    shared = {"suite": "parity", "metric": "x", "tolerance": 0.0}
+    count = Record(case="count", value=7, **shared)
+    noisy = Record(case="noisy", value=1.1, interval=(0.8, 1.4), runs=3, kind="ratio", limit=1.0, **shared)
+    verdicts = [judge(one, Entry(case=one.case, metric="x", value=one.value, run=0)) for one in (count, noisy)]
+    shown = worst_table(Judged(write_run(tmp_path, [count, noisy]), None, verdicts))
+    assert re.findall(r"^\| (\w+) .* (\d+) %", shown, re.MULTILINE) == [("noisy", "110")]
 
 
 def test_a_case_has_the_grade_of_the_worse_mode(report):
