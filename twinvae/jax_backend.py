@@ -136,7 +136,7 @@ class JaxVideoVAE(VideoVAE):
         return partial(self.step, operation) if form == WHOLE else partial(self.step, operation, form=form)
 
     def compiled_step(
-        self, operation: Operation, form: Form, inside: bool = False, spent: bool = False, platform: str | None = None
+        self, operation: Operation, form: Form, inside: bool, spent: bool, platform: str | None = None
     ) -> Any:
         """The jitted step (the plain one of an eager VAE).
 
@@ -210,7 +210,7 @@ class JaxVideoVAE(VideoVAE):
         self._check_shape(operation, shape)
         form = self._lowered_form(operation, shape, sharding) if form is None else form
         platform = None if sharding is None else device_of(sharding).platform
-        step = self.compiled_step(operation, form, spent=form != WHOLE, platform=platform)
+        step = self.compiled_step(operation, form, False, form != WHOLE, platform)
         with self._scope():
             params, frames = self._abstract_params(sharding), self._abstract(shape, sharding)
             if first:
