@@ -6,9 +6,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from suites.harness.libtpu import CHIPS, chip_of, platform_of
+from suites.harness.libtpu import CHIPS, INSTALL, chip_of, installed, platform_of
 from suites.harness.programs import Answer, Compiler, Program, Store, expected_seconds, fingerprint
-from suites.harness.tpu_compiler import CompileError, Outcome, compiled, failed, needed_bytes, refused_topology
+from suites.harness.tpu_compiler import (
+    CompileError,
+    Outcome,
+    compiled,
+    failed,
+    needed_bytes,
+    refused_topology,
+    sharding_on,
+)
 from twinvae.compiling import TPU, compiler_options
 from twinvae.memory import usable_bytes
 
@@ -165,14 +173,15 @@ def test_a_platform_names_its_chip_and_no_other_platform_does():
     assert [chip_of(name) for name in ("cpu", "tpu-v6e", "gpu-h200")] == [None] * 3
 
 
-@pytest.mark.parametrize(
-    ("chip", "kind"), [("v5e", "TPU v5 lite"), ("v5p", "TPU v5"), ("v6e", "TPU v6 lite"), ("tpu7x", "TPU7x")]
-)
-def test_plans_are_made_with_what_the_compiler_says_is_usable(chip, kind):
-    class Device:
-        platform, device_kind = "tpu", kind
-
-    assert usable_bytes(Device()) == CHIPS[chip].usable_bytes
+@pytest.mark.skipif(not installed(), reason=INSTALL)
+@pytest.mark.parametrize("chip", CHIPS)
+def test_plans_are_made_with_what_the_compiler_says_is_usable(chip):
+    sharding = sharding_on(chip)
+    (device,) = sharding.device_set
+    too_large = jax.ShapeDtypeStruct((2**38,), jnp.int8, sharding=sharding)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=rf"exceeds available HBM \({CHIPS[chip].usable_gib}G\)"):
+        jax.jit(lambda x: x + 1).lower(too_large).compile()
+    assert usable_bytes(device) == CHIPS[chip].usable_bytes
 
 
 def test_a_program_is_expected_to_take_as_long_as_it_did_and_a_new_one_as_the_middle(tmp_path):

@@ -9,7 +9,7 @@ import twinvae
 from suites.harness.effort import little_effort
 from suites.harness.xla_cost import NETWORK, compiled, stages
 from twinvae.forms import ROW_SLABS, WHOLE
-from twinvae.memory import GIB, parse_size, usable_bytes
+from twinvae.memory import GIB, Plan, parse_size, usable_bytes
 from twinvae.tiles import TileSettings
 
 SHAPE = (1, 9, 128, 192, 3)  # larger than a tile, and one frame batch
@@ -114,3 +114,20 @@ def test_a_cpu_has_the_memory_of_its_machine():
     import jax
 
     assert usable_bytes(jax.devices("cpu")[0]) > GIB
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (Plan("decode", (1, 2, 3, 4, 16), "whole", False, None, None), "whole, far below the budget"),
+        (
+            Plan(
+                "decode", (1, 2, 3, 4, 16), "row slabs", True, 2 * GIB, 3 * GIB, (("whole", None), ("row slabs", GIB))
+            ),
+            "row slabs in tiles, 2.00 GiB predicted, budget 3.00 GiB (whole: does not fit the device; row slabs: "
+            "1.00 GiB)",
+        ),
+    ],
+)
+def test_a_plan_says_what_it_needs_and_what_was_tried(plan, words):
+    assert str(plan) == f"decode [1, 2, 3, 4, 16]: {words}"

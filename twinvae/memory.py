@@ -18,11 +18,8 @@ from twinvae.tiles import Operation
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
 GIB = 2**30
-# What the compiler leaves to a program on one chip, by the device kind that it names (v5e and v6e print theirs in the
-# message of a program that does not fit).
-TPU_USABLE = {
-    "TPU v4": 30.75, "TPU v5 lite": 15.75, "TPU v5": 95.74, "TPU v5p": 95.74, "TPU v6 lite": 31.25, "TPU7x": 94.75,
-}  # fmt: skip
+# What the compiler leaves to a program on one device, in GiB by device kind, as it says when one does not fit.
+TPU_USABLE = {"TPU v5 lite": 15.75, "TPU v5": 95.74, "TPU v6 lite": 31.25, "TPU7x": 94.75}
 # No program has been seen to need more than this many times its largest activation, beside parameters and cache.
 ROUGHLY = 16
 
