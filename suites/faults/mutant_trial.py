@@ -20,7 +20,7 @@ UNIT_TESTS: dict[str, tuple[str, ...]] = {
     "impl_flax": ("tests/test_flax_layers.py",),
     "twinvae": ("tests/test_config.py", "tests/test_frames.py", "tests/test_posterior.py", "tests/test_checkpoint.py",
                 "tests/test_reference.py", "tests/test_diffusers_adapter.py", "tests/test_tiles.py",
-                "tests/test_planning.py"),
+                "tests/test_planning.py", "tests/test_slabs.py"),
     "reports": ("tests/reports", "tests/test_plugin.py"),
 }  # fmt: skip
 IN_SUITES = {"impl_flax": ("flax",), "twinvae": tuple(BACKENDS)}  # whose mutants meet the quick form, on which backends
