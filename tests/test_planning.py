@@ -122,10 +122,16 @@ def test_a_cpu_has_the_memory_of_its_machine():
         (Plan("decode", (1, 2, 3, 4, 16), "whole", False, None, None), "whole, far below the budget"),
         (
             Plan(
-                "decode", (1, 2, 3, 4, 16), "row slabs", True, 2 * GIB, 3 * GIB, (("whole", None), ("row slabs", GIB))
+                "decode",
+                (1, 2, 3, 4, 16),
+                "row slabs",
+                True,
+                2 * GIB,
+                3 * GIB,
+                (("whole", None), ("row slabs", 9 * 2**19)),
             ),
             "row slabs in tiles, 2.00 GiB predicted, budget 3.00 GiB (whole: does not fit the device; row slabs: "
-            "1.00 GiB)",
+            "4.5 MiB)",
         ),
     ],
 )
