@@ -10,6 +10,7 @@ from suites.harness.effort import little_effort
 from suites.harness.xla_cost import NETWORK, compiled, stages
 from twinvae.forms import ROW_SLABS, WHOLE
 from twinvae.memory import GIB, Plan, parse_size, usable_bytes
+from twinvae.planning import roomy_form
 from twinvae.tiles import TileSettings
 
 SHAPE = (1, 9, 128, 192, 3)  # larger than a tile, and one frame batch
@@ -137,3 +138,17 @@ def test_a_cpu_has_the_memory_of_its_machine():
 )
 def test_a_plan_says_what_it_needs_and_what_was_tried(plan, words):
     assert str(plan) == f"decode [1, 2, 3, 4, 16]: {words}"
+
+
+@pytest.mark.parametrize(("latents", "frames_at_once", "frames"), [(5, 9, 17), (4, 8, 16), (1, 1, 1)])
+def test_nothing_is_compiled_where_there_is_room_for_sixteen_of_the_largest_activation(
+    latents, frames_at_once, frames, vae
+):
+    pixels, channels = 32 * 56, max(vae.config.block_out_channels[:2])
+    parameters = sum(tensor.nbytes for tensor in vae.state_dict().values())
+    clips = 2 * frames * pixels * vae.config.out_channels
+    enough = parameters + 4 * (16 * frames_at_once * pixels * channels + clips)
+    shape = (1, latents, 4, 7, vae.config.latent_channels)
+    for budget, form in ((enough, WHOLE), (enough - 1, None)):
+        vae.set_memory_budget(budget)
+        assert roomy_form(vae, "decode", shape, None, None) == form
