@@ -1,6 +1,6 @@
 """Mutants on trial: a seeded sample of small changes to the sources, each of which some test should see.
 
-A mutant of `impl_flax` meets the quick form of the suites, one of `reports` the unit tests, one of `twinvae` both.
+A mutant meets its package's unit tests, and one of `impl_flax` or `twinvae` then the quick form of the suites.
 Whatever fails kills it: a value, a test, an import. So does a test that does not end, which is counted apart. Mutants
 that `equivalent.toml` lists are not run.
 
