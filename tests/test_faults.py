@@ -20,7 +20,7 @@ from suites.faults.child import run_pytest
 from suites.faults.planting import ROOT, Stale, checkout_copy, edited, plant, unplant
 from suites.faults.results import Outcome
 from suites.faults.soak import SEEDS, random_motion, setting
-from suites.faults.stages import STAGES, Stage, files, in_order
+from suites.faults.stages import ANSWERABLE, STAGES, SUITES, Stage, files, in_order
 from suites.faults.trial import backend_options, read_outcome
 
 CATALOGUE = read_catalogue()
@@ -49,6 +49,16 @@ def test_a_fault_has_its_place_in_the_checkout_and_compiles(one):
         module = compile(text, str(path), "exec")
         known = _names(module, "STORE_NAME") | set(dir(builtins)) | {"__file__"}
         assert _names(module, "LOAD_GLOBAL") <= known
+
+
+def test_the_suite_that_a_fault_is_meant_for_answers_for_its_kind():
+    assert {one.name for one in CATALOGUE if one.suite not in ANSWERABLE[one.kind]} == set()
+
+
+def test_every_suite_answers_for_one_kind_and_only_its_files_are_collected():
+    assert sorted(suite for suites in ANSWERABLE.values() for suite in suites) == sorted(SUITES)
+    for suites in ANSWERABLE.values():
+        assert {Path(file).parts[1] for file in files(suites)} == set(suites)
 
 
 def _names(code: CodeType, operation: str) -> set[str]:
