@@ -54,8 +54,8 @@ def run_trial(
         before = plant(fault, copy)
     except Stale as error:
         return _trial(fault, "stale", 0.0, commit, Outcome(status="broken", seconds=0, what=str(error)))
-    changes = {path: (text, path.read_text(encoding="utf-8")) for path, text in before.items()}
     try:
+        changes = {path: (text, path.read_text(encoding="utf-8")) for path, text in before.items()}
         outcome = run_changed(changes, copy, limit, unchanged, ANSWERABLE[fault.kind])
     finally:
         unplant(before)
