@@ -82,16 +82,16 @@ def memory(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the project's own tests and every suite on the tiny preset; pages go to build/reports, two runs at a time."""
-    quick = ("-m", "pytest", "--preset", "tiny", "--report-dir", "build/reports")
+    quick, pages = ("-m", "pytest", "--preset", "tiny"), ("--report-dir", "build/reports")
     if session.posargs:
-        python(session, *quick, "tests", "suites", *session.posargs)
+        python(session, *quick, *pages, "tests", "suites", *session.posargs)
         return
     numbers = [f"suites/{suite}" for suite in SUITES if suite not in TIMED]
-    one, other = ("--backend", "flax"), ("--backend", "torchax", "--report-dir", "build/reports/torchax")
+    other = ("--backend", "torchax", "--report-dir", "build/reports/torchax")
     with beside(session, *quick, *numbers, *other):
-        python(session, *quick, "tests", *numbers, *one)
-    python(session, *quick, *(f"suites/{suite}" for suite in TIMED))
-    python(session, *quick, "suites/memory", "--platform", "tpu-v6e-aot")
+        python(session, *quick, *pages, "tests", *numbers, "--backend", "flax")
+    python(session, *quick, *pages, *(f"suites/{suite}" for suite in TIMED))
+    python(session, "-m", "pytest", *pages, "suites/memory", "--platform", "tpu-v6e-aot")
 
 
 @nox.session

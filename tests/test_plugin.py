@@ -55,6 +55,13 @@ def test_a_run_leaves_its_records_with_what_the_options_say_and_a_page(run, read
     assert str(tmp_path / "out" / "cpu" / "index.md") in printed.replace("\n", "")
 
 
+def test_a_run_whose_tests_take_no_model_misses_no_values_of_presets_that_were_not_chosen(run, read):
+    assert run(f"{QUICK}[float32-ordinary-numpy]", "--preset", "tiny") == 0
+    selection = read().run.selection
+    assert selection.presets == ("tiny",)
+    assert not selection.holds("flax", "jit", "float32", "cogvideox-2b")
+
+
 def test_a_value_past_its_limit_fails_its_test_and_says_how_to_run_it_again(run, read, monkeypatch):
     monkeypatch.setattr(metrics, "relative_l2", lambda found, expected: 0.5)
     assert run(f"{QUICK}[float32-ordinary-numpy]") == 1

@@ -95,8 +95,10 @@ def run_file(item: pytest.Item) -> RunFile | None:
 def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
     frames = max((mark.args[0] for item in session.items for mark in item.iter_markers("clip_frames")), default=1)
     own = (item for item in session.items if suite_of(item.path) == suite and hasattr(item, "callspec"))
-    used = {item.callspec.params["model"] for item in own if "model" in item.callspec.params}
-    presets = tuple(model.label for model in options.models if model in used)
+    taken = {item.callspec.params.get("model") for item in own}
+    # Where no test takes a model, those that were chosen still say whose values are not asked for.
+    used = [model for model in options.models if model in taken] or options.models
+    presets = tuple(model.label for model in used)
     return provenance.collect(
         suite,
         options.platform,
