@@ -82,8 +82,9 @@ def test_the_search_finds_the_largest_that_fits_with_few_questions(truth, curve)
     assert truth == 512 or truth + 1 in found.peaks
 
 
-def test_a_line_is_found_in_four_questions():
-    assert len(largest(lambda n: 5_000 + 37 * n, 9_000, 512, guess=10).peaks) <= 4
+@pytest.mark.parametrize("budget", [9_000, 16_000, 100_000])
+def test_a_line_is_found_in_four_questions(budget):
+    assert len(largest(lambda n: 5_000 + 37 * n, budget, 512, guess=10).peaks) <= 4
 
 
 def test_an_interrupted_search_goes_on_where_it_was(tmp_path):
@@ -134,6 +135,19 @@ def test_a_step_is_asked_for_once_for_all_frame_counts():
     found = reach(GOALS[1], "streamed", 32 * 10**9, lambda case: peak_in(case, Vae, ask))
     assert found.value > 100
     assert len(set(asked)) == 2
+
+
+def test_the_largest_is_confirmed_only_by_programs_that_were_compiled():
+    class Vae:
+        config, dtype = FULL, "bfloat16"
+
+    case = GOALS[1].case(10, "streamed")
+    assert peak_in(case, Vae, lambda piece: Answer("needs compiling", None)) is None
+    found = reach(GOALS[1], "streamed", 32 * 10**9, lambda case: 10**10 + case.frames * FRAME)
+    words = [row_of("v6e", GOALS[1], "streamed", 1, found, "libtpu 1", fits).words for fits in (None, True, False)]
+    value = words[0]
+    assert value.isdigit()
+    assert words == [value, f"{value}, compiled", f"{value}, which does not fit when compiled"]
 
 
 def test_a_peak_over_its_ceiling_or_two_per_cent_above_its_baseline_got_worse():

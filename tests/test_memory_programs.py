@@ -16,7 +16,9 @@ from suites.harness.tpu_compiler import (
     needed_bytes,
     refused_topology,
     sharding_on,
+    sized,
 )
+from suites.memory.stores import compiler_for, sizer_for
 from twinvae.compiling import TPU, compiler_options
 from twinvae.memory import usable_bytes
 
@@ -182,6 +184,36 @@ def test_plans_are_made_with_what_the_compiler_says_is_usable(chip):
     with pytest.raises(jax.errors.JaxRuntimeError, match=rf"exceeds available HBM \({CHIPS[chip].usable_gib}G\)"):
         jax.jit(lambda x: x + 1).lower(too_large).compile()
     assert usable_bytes(device) == CHIPS[chip].usable_bytes
+
+
+@pytest.mark.skipif(not installed(), reason=INSTALL)
+@pytest.mark.parametrize("gib", [1, 20])
+def test_a_program_is_sized_as_the_compiler_does_when_it_refuses_it_whether_it_fits_or_not(gib):
+    def lowered(chip: str, gib: int):
+        x = jax.ShapeDtypeStruct((gib * GIB // 4,), jnp.float32, sharding=sharding_on(chip))
+        return jax.jit(lambda x: 2 * x, compiler_options=compiler_options("tpu")).lower(x)
+
+    answer, refused = sized(lowered("v6e", gib)), compiled(lowered("v6e", 20))
+    assert not answer.fits
+    assert answer.peak_bytes == pytest.approx(2 * gib * GIB, rel=0.002)  # the compiler says it with three digits
+    assert not refused.fits
+    assert answer.peak_bytes * 20 == pytest.approx(refused.peak_bytes * gib, rel=0.002)
+
+
+@pytest.mark.skipif(not installed(), reason=INSTALL)
+def test_a_compiler_that_takes_a_program_for_a_chip_without_memory_is_not_believed(monkeypatch):
+    monkeypatch.setattr("suites.harness.tpu_compiler.NO_MEMORY", {})
+    x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=sharding_on("v6e"))
+    with pytest.raises(CompileError, match="no longer heeds"):
+        sized(jax.jit(lambda x: 2 * x).lower(x))
+
+
+@pytest.mark.skipif(not installed(), reason=INSTALL)
+def test_sizes_and_compiled_programs_are_told_apart(tmp_path):
+    whole, sizes = compiler_for("v6e", tmp_path, large=True), sizer_for("v6e", tmp_path)
+    assert whole.store.path != sizes.store.path
+    assert whole.mark(lower()) != sizes.mark(lower())
+    assert (whole.compile, sizes.compile) == (compiled, sized)
 
 
 def test_a_program_is_expected_to_take_as_long_as_it_did_and_a_new_one_as_the_middle(tmp_path):

@@ -16,6 +16,7 @@ from suites.harness.libtpu import CHIPS, INSTALL, expect_no_tpu, installed
 from twinvae.memory import peak_bytes
 
 ROWS = PartitionSpec(None, None, "rows")  # of [b, t, h, w, c]
+NO_MEMORY = {"xla_tpu_max_hbm_size_mib": "1"}  # libtpu's option for how much memory a chip has
 # "... required for HLO temporaries (40.28G) exceeds available HBM (31.25G)", "Used 40.28G of 31.25G hbm"
 _NEEDED = (
     re.compile(r"Used ([\d.]+)([KMGTP]?) of [\d.]+[KMGTP]? hbm", re.IGNORECASE),
@@ -95,6 +96,25 @@ def compiled(lowered: jax.stages.Lowered) -> Outcome:
         return compiled_program(lowered)[1]
     except jax.errors.JaxRuntimeError as error:
         return failed(str(error), time.perf_counter() - start)
+
+
+def sized(lowered: jax.stages.Lowered) -> Outcome:
+    """What the compiler says that a program needs, in seconds and not in minutes.
+
+    It asks that before it makes machine code, and gives up where a chip has less: of a chip with no memory, always. The
+    answer does not depend on how much there is (256 MiB, or 3 % too little). It is what decides whether a program is
+    compiled for a chip, and 0.1 to 1.2 % above the peak of the compiled program: nine programs of the full architecture
+    for v6e, peaks of 1.8 to 18.9 GiB. It leaves vector memory out, in which single layers have most activations.
+
+    Raises:
+        CompileError: it fails for another reason.
+    """
+    start = time.perf_counter()
+    try:
+        lowered.compile(compiler_options=NO_MEMORY)
+    except jax.errors.JaxRuntimeError as error:
+        return failed(str(error), time.perf_counter() - start)
+    raise CompileError("the compiler takes a program for a chip without memory: it no longer heeds NO_MEMORY")
 
 
 def compiled_program(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, Outcome]:

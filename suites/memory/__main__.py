@@ -20,12 +20,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--aot", type=chips, default=(), metavar="CHIPS",
                         help="compile all that has changed for these, such as v6e,v5e")  # fmt: skip
     parser.add_argument("--frontier", type=chips, default=(), metavar="CHIPS",
-                        help="find out how far these reach (hours, once; interrupted, it goes on later)")  # fmt: skip
+                        help="find out how far these reach (some 20 minutes each; once)")  # fmt: skip
+    parser.add_argument("--confirm", action="store_true",
+                        help="with --frontier: compile the largest that fits of each in full (hours)")  # fmt: skip
     given, rest = parser.parse_known_args(arguments)
     if (given.aot or given.frontier) and not installed():
         print(INSTALL, file=sys.stderr)
         return 2
-    if given.frontier and (status := run("suites.memory.frontier", *given.frontier)):
+    confirm = ["--confirm"] if given.confirm else []
+    if given.frontier and (status := run("suites.memory.frontier", *given.frontier, *confirm)):
         return status
     statuses = [run("pytest", "suites/memory", *chosen, *rest) for chosen in runs(given.aot, given.frontier, rest)]
     return next((status for status in statuses if status), 0)

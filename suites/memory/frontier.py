@@ -1,7 +1,8 @@
 """How far a chip's memory reaches: most frames, and the largest frames, untiled, streamed and tiled.
 
-`python -m suites.memory.frontier v6e` asks the TPU compiler, every program once: what is known already is recalled, so
-an interrupted frontier goes on where it was.
+`python -m suites.memory.frontier v6e` asks the TPU compiler what programs need, which takes it seconds; with
+`--confirm`, the largest that fits is compiled in full as well, which takes minutes. Every program is asked for once:
+what is known already is recalled, so an interrupted frontier goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ import twinvae
 from reports.files import write_whole
 from suites.harness.libtpu import CHIPS, INSTALL, expect_no_tpu, installed
 from suites.harness.options import ROOT
-from suites.harness.programs import Answer
+from suites.harness.programs import Answer, Compiler
 from suites.harness.provenance import commit
 from suites.harness.records import describe
 from suites.memory.asking import Programs
 from suites.memory.cases import DTYPE, LEANEST, Case, Form
 from suites.memory.pieces import Piece, pieces
 from suites.memory.search import Found, largest
-from suites.memory.stores import compiler_for
+from suites.memory.stores import compiler_for, sizer_for
 
 BACKEND, PRESET = "flax", "cogvideox-2b"
 FORMS: tuple[Form, ...] = ("one program", "streamed", "tiled")
@@ -58,14 +59,14 @@ def _frames(height: int, width: int) -> Goal:
     def case(n: int, form: Form) -> Case:
         return Case("frontier", "decode", 8 * n + 1, height, width, form)
 
-    return Goal(f"most frames at {height}x{width}", case, 512, 10, lambda n: f"{8 * n + 1}")
+    return Goal(f"most frames at {height}x{width}", case, 16384, 10, lambda n: f"{8 * n + 1}")
 
 
 def _sizes(frames: int) -> Goal:
     def case(n: int, form: Form) -> Case:
         return Case("frontier", "decode", frames, 32 * n, 48 * n, form)
 
-    return Goal(f"largest frames of {frames}", case, 160, 24, lambda n: f"{32 * n}x{48 * n}")
+    return Goal(f"largest frames of {frames}", case, 1024, 24, lambda n: f"{32 * n}x{48 * n}")
 
 
 # Clips of 8n + 1 frames, whose first batch takes 3 latents and all others 2. Frames are 2:3, in multiples of 16.
@@ -79,9 +80,10 @@ class Row(BaseModel):
         devices: of the chip that share the rows of a frame.
         n: the largest number that fits; 0 where not even 1 does. `value` is it in words.
         most: the largest number that was tried; `n` may be that, and the truth beyond it.
-        at, next: peaks in bytes, per device, of the largest that fits and of the next one; None where not known.
-        points: number and peak of all that was asked for.
+        at, next: what the largest that fits needs, and the next one, in bytes per device; None where not known.
+        points: number and need of all that was asked for.
         x: frames, or rows of a frame, of each of the points.
+        confirmed: whether the programs of the largest, compiled in full, fit; None where they were not compiled.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -98,6 +100,7 @@ class Row(BaseModel):
     next: int | None
     points: tuple[tuple[int, int], ...]
     x: tuple[int, ...]
+    confirmed: bool | None = None
     backend: str
     preset: str
     dtype: str
@@ -109,6 +112,11 @@ class Row(BaseModel):
     def key(self) -> tuple[int, str, str]:
         return self.budget, self.goal, self.form
 
+    @property
+    def words(self) -> str:
+        """The value, and whether that was compiled."""
+        return self.value + {True: ", compiled", False: ", which does not fit when compiled", None: ""}[self.confirmed]
+
     def __str__(self) -> str:
         return f"{self.chip} {self.goal} {self.form}"
 
@@ -119,11 +127,11 @@ def reach(goal: Goal, form: Form, budget: int, peak_of: Callable[[Case], int | N
 
 
 def peak_in(case: Case, vae: twinvae.VideoVAE, ask: Callable[[Piece], Answer], devices: int = 1) -> int | None:
-    """The peak of a case, per device; None where a program does not fit and the compiler does not say what it needs."""
+    """The peak of a case, per device; None where nothing is known of a program, or not what it needs."""
     peaks = []
     for piece in pieces(case, vae.config, vae.dtype):
         answer = ask(piece)
-        if answer.program.peak_bytes is None:
+        if not answer.known or answer.program.peak_bytes is None:
             return None
         peaks.append(answer.program.peak_bytes + piece.beside // devices)
     return max(peaks)
@@ -153,10 +161,11 @@ def write_row(path: Path, row: Row) -> None:
 
 
 def explore(
-    chip: str, baseline_dir: Path, console: Console, goals: Sequence[Goal] = GOALS, forms: Sequence[Form] = FORMS
-) -> None:
-    """Find and keep rows of a chip."""
-    spec, compiler = CHIPS[chip], compiler_for(chip, baseline_dir, large=True)
+    chip: str, baseline_dir: Path, console: Console, goals: Sequence[Goal] = GOALS, forms: Sequence[Form] = FORMS,
+    confirm: bool = False,
+) -> None:  # fmt: skip
+    """Find and keep rows of a chip; `confirm` compiles the largest of each in full."""
+    spec = CHIPS[chip]
     budget = spec.usable_bytes
     console.print(
         f"{chip}: {spec.usable_gib} GiB" + (f" on each of {spec.devices} devices" if spec.devices > 1 else "")
@@ -166,24 +175,33 @@ def explore(
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(chip, total=len(goals) * len(forms))
-        programs = Programs(vae, PRESET, chip, compiler, lambda name: progress.console.print(f"  compiling {name}"))
+
+        def programs(compiler: Compiler, what: str) -> Programs:
+            return Programs(vae, PRESET, chip, compiler, lambda name: progress.console.print(f"  {what} {name}"))
+
+        sizes = programs(sizer_for(chip, baseline_dir), "sizing")
+        whole = programs(compiler_for(chip, baseline_dir, large=confirm), "compiling")
         for goal in goals:
             for form in forms:
                 progress.update(task, description=f"{chip}, {goal.name}, {form}")
                 # A tile is small: one device takes it whole.
                 devices = 1 if form == "tiled" else spec.devices
 
-                def peak_of(case: Case, devices: int = devices) -> int | None:
+                def peak_of(case: Case, programs: Programs = sizes, devices: int = devices) -> int | None:
                     return peak_in(case, vae, lambda piece: programs.ask("decode", piece, devices), devices)
 
                 found = reach(goal, form, budget, peak_of)
-                row = row_of(chip, goal, form, devices, found, compiler.version)
+                peak = peak_of(goal.case(found.value, form), whole) if found.value else None
+                confirmed = None if peak is None else peak <= budget
+                row = row_of(chip, goal, form, devices, found, sizes.compiler.version, confirmed)
                 write_row(baseline_dir / FILE, row)
-                progress.console.print(f"{chip}, {goal.name}, {form}: {row.value}")
+                progress.console.print(f"{chip}, {goal.name}, {form}: {row.words}")
                 progress.advance(task)
 
 
-def row_of(chip: str, goal: Goal, form: Form, devices: int, found: Found, compiler: str) -> Row:
+def row_of(
+    chip: str, goal: Goal, form: Form, devices: int, found: Found, compiler: str, confirmed: bool | None = None
+) -> Row:
     known = sorted((n, peak) for n, peak in found.peaks.items() if peak is not None)
     cases = [goal.case(n, form) for n, _ in known]
     value = goal.words(found.value) if found.value else "none"
@@ -191,8 +209,8 @@ def row_of(chip: str, goal: Goal, form: Form, devices: int, found: Found, compil
         chip=chip, budget=CHIPS[chip].memory, devices=devices, form=form, goal=goal.name, n=found.value,
         most=goal.most, value=f"{value} or more" if found.value == goal.most else value,
         at=found.peaks.get(found.value), next=found.next_peak, points=tuple(known),
-        x=tuple(case.frames if goal.of_frames else case.height for case in cases), backend=BACKEND,
-        preset=PRESET, dtype=DTYPE,
+        x=tuple(case.frames if goal.of_frames else case.height for case in cases), confirmed=confirmed,
+        backend=BACKEND, preset=PRESET, dtype=DTYPE,
         compiler=compiler, date=datetime.now(UTC).isoformat(timespec="seconds"), commit=commit(),
     )  # fmt: skip
 
@@ -205,6 +223,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--form", action="append", choices=FORMS, help="this way alone; may be repeated (default: all)")
     parser.add_argument("--goal", action="append", choices=[goal.name for goal in GOALS],
                         help="this alone; may be repeated (default: all)")  # fmt: skip
+    parser.add_argument("--confirm", action="store_true",
+                        help="compile the largest that fits of each in full, minutes a program")  # fmt: skip
     given = parser.parse_args(arguments)
     goals = [goal for goal in GOALS if goal.name in (given.goal or [goal.name])]
     forms = [form for form in FORMS if form in (given.form or FORMS)]
@@ -216,7 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
     expect_no_tpu()
     try:
         for chip in given.chips:
-            explore(chip, given.baseline_dir, Console(), goals, forms)
+            explore(chip, given.baseline_dir, Console(), goals, forms, given.confirm)
     except KeyboardInterrupt:
         print("interrupted: what was compiled is kept, and the same command goes on from there", file=sys.stderr)
         return 130

@@ -33,7 +33,7 @@ def largest(peak_of: Callable[[int], int | None], budget: int, most: int, guess:
     peaks: dict[int, int | None] = {}
     low, high, slow = 0, most + 1, 0
     while high - low > 1:
-        probe = _between(low, high, _guess(peaks, budget) if slow < 3 else None) if peaks else min(guess, most)
+        probe = _between(low, high, _guess(peaks, budget, most) if slow < 4 else None) if peaks else min(guess, most)
         before = high - low
         peaks[probe] = peak_of(probe)
         fits = peaks[probe] is not None and peaks[probe] <= budget
@@ -42,18 +42,18 @@ def largest(peak_of: Callable[[int], int | None], budget: int, most: int, guess:
     return Found(low, peaks)
 
 
-def _guess(peaks: dict[int, int | None], budget: int) -> float | None:
-    """Where the budget is reached on the line through the two known peaks that are nearest to it."""
+def _guess(peaks: dict[int, int | None], budget: int, most: int) -> float | None:
+    """Where the budget is reached on the line through the two known peaks nearest to it, or through one and nothing."""
     known = sorted(((abs(peak - budget), number, peak) for number, peak in peaks.items() if peak is not None))[:2]
     if len(known) < 2:
-        return None
+        return next((min(number * budget / peak, most) for _, number, peak in known), None)
     (_, one, at_one), (_, other, at_other) = known
     slope = (at_other - at_one) / (other - one)
-    return one + (budget - at_one) / slope if slope > 0 else None
+    return min(one + (budget - at_one) / slope, most) if slope > 0 else None
 
 
 def _between(low: int, high: int, guess: float | None) -> int:
-    """The guess, or the middle, as a number between the two."""
-    if guess is None:
+    """The guess, or the middle where there is none, or none that can be, as a number between the two."""
+    if guess is None or not low <= guess < high:
         return (low + high) // 2
-    return min(max(int(guess), low + 1), high - 1)
+    return max(int(guess), low + 1)

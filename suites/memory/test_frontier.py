@@ -41,7 +41,7 @@ def test_a_chip_reaches_as_far_as_it_did(row, backend, dtype, record, exhibit):
         value=number if row.n else 0,
         unit=unit,
         better="higher",
-        note=f"{row.value}; found {row.date[:10]} at commit {row.commit}, {row.compiler}",
+        note=f"{row.words}; found {row.date[:10]} at commit {row.commit}, {row.compiler}",
     )
     exhibit(
         f"frontier {row.budget} {row.goal} {row.form}",
