@@ -11,7 +11,7 @@ from suites.harness.records import Record
 from suites.memory.__main__ import runs
 from suites.memory.asking import Progress
 from suites.memory.cases import Case
-from suites.memory.frontier import GOALS, in_order, peak_in, reach, read_rows, row_of, write_row
+from suites.memory.frontier import GOALS, hints_of, in_order, peak_in, reach, read_rows, row_of, write_row
 from suites.memory.pieces import input_shape, peak, pieces, weight_bytes
 from suites.memory.search import largest
 from twinvae import PRESETS
@@ -85,6 +85,26 @@ def test_the_search_finds_the_largest_that_fits_with_few_questions(truth, curve)
 @pytest.mark.parametrize("budget", [9_000, 16_000, 100_000])
 def test_a_line_is_found_in_four_questions(budget):
     assert len(largest(lambda n: 5_000 + 37 * n, budget, 512, guess=10).peaks) <= 4
+
+
+def test_good_hints_leave_two_questions_and_bad_ones_mislead_no_search():
+    def square(n: int) -> int:
+        return 5_000 + 2 * n * n
+
+    truth = largest(square, 16_000, 512).value
+    good = largest(square, 16_000, 512, guess=10, hints={n: square(n) for n in (70, 74, 75, 90)})
+    assert (good.value, list(good.peaks)) == (truth, [truth, truth + 1])
+    for bad in ({1: 10, 2: 10}, {1: 90_000, 2: 95_000}, {300: 10, 301: 16_001}, {5: 15_999, 6: 16_000}):
+        found = largest(square, 16_000, 512, guess=10, hints=bad)
+        assert found.value == truth
+        assert len(found.peaks) <= 14
+
+
+def test_what_other_chips_were_asked_is_a_hint_in_proportion_to_devices():
+    found = reach(GOALS[1], "streamed", 32 * 10**9, lambda case: 10**10 + case.frames * FRAME)
+    rows = [row_of("v6e", GOALS[1], "streamed", 1, found, "libtpu 1")]
+    assert hints_of(rows, GOALS[1], "streamed", 2) == {n: peak // 2 for n, peak in found.peaks.items()}
+    assert hints_of(rows, GOALS[1], "tiled", 1) == hints_of(rows, GOALS[0], "streamed", 1) == {}
 
 
 def test_an_interrupted_search_goes_on_where_it_was(tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -121,9 +121,21 @@ class Row(BaseModel):
         return f"{self.chip} {self.goal} {self.form}"
 
 
-def reach(goal: Goal, form: Form, budget: int, peak_of: Callable[[Case], int | None]) -> Found:
+def reach(
+    goal: Goal, form: Form, budget: int, peak_of: Callable[[Case], int | None], hints: Mapping[int, int] = {}
+) -> Found:
     """The search for one way of one goal."""
-    return largest(lambda n: peak_of(goal.case(n, form)), budget, goal.most, goal.guess)
+    return largest(lambda n: peak_of(goal.case(n, form)), budget, goal.most, goal.guess, hints)
+
+
+def hints_of(rows: Sequence[Row], goal: Goal, form: Form, devices: int) -> dict[int, int]:
+    """What to expect of each device from what other chips were asked: a program needs much the same on all of them."""
+    return {
+        n: peak * row.devices // devices
+        for row in rows
+        if (row.goal, row.form) == (goal.name, form)
+        for n, peak in row.points
+    }
 
 
 def peak_in(case: Case, vae: twinvae.VideoVAE, ask: Callable[[Piece], Answer], devices: int = 1) -> int | None:
@@ -190,7 +202,8 @@ def explore(
                 def peak_of(case: Case, programs: Programs = sizes, devices: int = devices) -> int | None:
                     return peak_in(case, vae, lambda piece: programs.ask("decode", piece, devices), devices)
 
-                found = reach(goal, form, budget, peak_of)
+                hints = hints_of(read_rows(baseline_dir / FILE), goal, form, devices)
+                found = reach(goal, form, budget, peak_of, hints)
                 peak = peak_of(goal.case(found.value, form), whole) if found.value else None
                 confirmed = None if peak is None else peak <= budget
                 row = row_of(chip, goal, form, devices, found, sizes.compiler.version, confirmed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 
@@ -24,32 +24,39 @@ class Found(NamedTuple):
         return self.peaks.get(self.value + 1)
 
 
-def largest(peak_of: Callable[[int], int | None], budget: int, most: int, guess: int = 1) -> Found:
+def largest(
+    peak_of: Callable[[int], int | None], budget: int, most: int, guess: int = 1, hints: Mapping[int, int] = {}
+) -> Found:
     """The largest number from 1 to `most` whose peak is within the budget; peaks grow with the number.
 
     Args:
         guess: where to begin.
+        hints: numbers and what their peaks may be; good ones save questions, bad ones cost a few.
     """
     peaks: dict[int, int | None] = {}
     low, high, slow = 0, most + 1, 0
     while high - low > 1:
-        probe = _between(low, high, _guess(peaks, budget, most) if slow < 4 else None) if peaks else min(guess, most)
+        known = dict(hints) | {number: peak for number, peak in peaks.items() if peak is not None}
+        line = _on_a_line(known, budget) if slow < 3 else None
+        wanted = guess if line is None and not peaks else line
+        probe = _between(low, high, wanted and min(max(wanted, 1), most))
         before = high - low
         peaks[probe] = peak_of(probe)
+        enclosed = low > 0 and high <= most
         fits = peaks[probe] is not None and peaks[probe] <= budget
         low, high = (probe, high) if fits else (low, probe)
-        slow = slow + 1 if high - low > before / 2 else 0
+        slow = slow + 1 if enclosed and high - low > before / 2 else 0
     return Found(low, peaks)
 
 
-def _guess(peaks: dict[int, int | None], budget: int, most: int) -> float | None:
+def _on_a_line(known: Mapping[int, int], budget: int) -> float | None:
     """Where the budget is reached on the line through the two known peaks nearest to it, or through one and nothing."""
-    known = sorted(((abs(peak - budget), number, peak) for number, peak in peaks.items() if peak is not None))[:2]
-    if len(known) < 2:
-        return next((min(number * budget / peak, most) for _, number, peak in known), None)
-    (_, one, at_one), (_, other, at_other) = known
+    nearest = sorted((abs(peak - budget), number, peak) for number, peak in known.items())[:2]
+    if len(nearest) < 2:
+        return next((number * budget / peak for _, number, peak in nearest), None)
+    (_, one, at_one), (_, other, at_other) = nearest
     slope = (at_other - at_one) / (other - one)
-    return min(one + (budget - at_one) / slope, most) if slope > 0 else None
+    return one + (budget - at_one) / slope if slope > 0 else None
 
 
 def _between(low: int, high: int, guess: float | None) -> int:
