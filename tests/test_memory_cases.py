@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from reports.baselines import Entry
 from reports.verdicts import judge
 from suites.harness.programs import Answer, Program, Store
 from suites.harness.records import Record
+from suites.memory import test_frontier
 from suites.memory.__main__ import runs
 from suites.memory.asking import Progress
 from suites.memory.cases import Case
@@ -168,6 +171,30 @@ def test_the_largest_is_confirmed_only_by_programs_that_were_compiled():
     value = words[0]
     assert value.isdigit()
     assert words == [value, f"{value}, compiled", f"{value}, which does not fit when compiled"]
+
+
+@pytest.mark.parametrize(("chip", "changed"), [("v6e", True), ("v6e", False), ("v5e", True)])
+def test_a_reach_is_not_known_any_more_where_the_chips_own_programs_have_changed(chip, changed):
+    found = reach(GOALS[1], "streamed", 32 * 10**9, lambda case: 10**10 + case.frames * FRAME)
+    row = row_of("v6e", GOALS[1], "streamed", 1, found, "libtpu 1")
+    asked, records = [], []
+
+    def needs_compiling(operation, piece, devices):
+        asked.append((operation, piece.kind, piece.shape[1:4], devices))
+        return changed and piece.kind == "later"
+
+    test_frontier.test_a_chip_reaches_as_far_as_it_did(
+        row, SimpleNamespace(config=FULL), "flax", "bfloat16", SimpleNamespace(needs_compiling=needs_compiling), chip,
+        lambda **fields: records.append(fields), lambda *exhibit, caption: None,
+    )  # fmt: skip
+    (record,) = records
+    if chip == "v6e" and changed:
+        assert (record["value"], record["pending"]) == (None, "nox -s memory -- --frontier v6e")
+        assert record["note"].startswith(f"was {row.value}; ")
+        assert asked == [("decode", "first", (3, 96, 170), 1), ("decode", "later", (2, 96, 170), 1)]
+    else:
+        assert (record["value"], record["pending"]) == (8 * found.value + 1, "")
+        assert record["note"].startswith(f"{row.value}; ")
 
 
 def test_a_peak_over_its_ceiling_or_two_per_cent_above_its_baseline_got_worse():

@@ -16,7 +16,7 @@ from suites.memory.asking import Programs, Progress
 from suites.memory.cases import CHIPS as DEALT_OUT
 from suites.memory.cases import LEANEST, Case
 from suites.memory.pieces import Piece, pieces
-from suites.memory.stores import compiler_for
+from suites.memory.stores import compiler_for, sizer_for
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -84,3 +84,25 @@ def asked_of(case: Case, model: Model, dtype: str, test: str) -> list[tuple[Piec
 def programs(programs_of: Callable[[Model, str, str], Programs], model: Model, backend: str, dtype: str) -> Programs:
     gc.collect()
     return programs_of(model, backend, dtype)
+
+
+@pytest.fixture(scope="session")
+def sizes_of(
+    options: Options, chip: str, programs_of: Callable[[Model, str, str], Programs]
+) -> Callable[[Model, str, str], Programs]:
+    """`sizes_of(model, backend, dtype)`: the same programs, of which the compiler only says what they need."""
+    shelf: dict[tuple[str, str, str], Programs] = {}
+
+    def sizes_of(model: Model, backend: str, dtype: str) -> Programs:
+        key = (model.label, backend, dtype)
+        if key not in shelf:
+            vae = programs_of(model, backend, dtype).vae
+            shelf[key] = Programs(vae, model.label, chip, sizer_for(chip, options.baseline_dir))
+        return shelf[key]
+
+    return sizes_of
+
+
+@pytest.fixture
+def sizes(sizes_of: Callable[[Model, str, str], Programs], model: Model, backend: str, dtype: str) -> Programs:
+    return sizes_of(model, backend, dtype)

@@ -10,6 +10,7 @@ import pytest
 from suites.harness.libtpu import CHIPS, chip_of
 from suites.harness.options import Options
 from suites.memory.frontier import FILE, GOALS, in_order, read_rows
+from suites.memory.pieces import pieces
 
 
 def reached(options: Options) -> list[dict[str, Any]]:
@@ -21,27 +22,32 @@ def reached(options: Options) -> list[dict[str, Any]]:
     except ValueError as error:
         raise pytest.UsageError(f"--baseline-dir: {error}") from None
     return [
-        {"row": row, "backend": row.backend, "dtype": row.dtype}
+        {"row": row, "model": model, "backend": row.backend, "dtype": row.dtype}
         for row in rows
-        if row.backend in options.backends and row.dtype in options.dtypes
+        for model in options.models
+        if model.label == row.preset and row.backend in options.backends and row.dtype in options.dtypes
     ]
 
 
-@pytest.mark.cases("row, backend, dtype", reached)
-def test_a_chip_reaches_as_far_as_it_did(row, backend, dtype, record, exhibit):
+@pytest.mark.cases("row, model, backend, dtype", reached)
+def test_a_chip_reaches_as_far_as_it_did(row, model, backend, dtype, sizes, chip, record, exhibit):
     goal = next(goal for goal in GOALS if goal.name == row.goal)
     over = f", {row.devices} devices" if row.devices > 1 else ""
     largest = goal.case(max(row.n, 1), row.form)
+    changed = row.chip == chip and any(
+        sizes.needs_compiling("decode", piece, row.devices) for piece in pieces(largest, model.config, dtype)
+    )
     unit, number = ("frames", largest.frames) if goal.of_frames else ("rows", largest.height)
     record(
         case=f"{row.budget} GB ({row.chip}{over}), {row.form}",
         operation="decode",
         mode="jit",
         metric=row.goal,
-        value=number if row.n else 0,
+        value=None if changed else number if row.n else 0,
         unit=unit,
         better="higher",
-        note=f"{row.words}; found {row.date[:10]} at commit {row.commit}, {row.compiler}",
+        pending=f"nox -s memory -- --frontier {row.chip}" if changed else "",
+        note=("was " if changed else "") + f"{row.words}; found {row.date[:10]} at commit {row.commit}, {row.compiler}",
     )
     exhibit(
         f"frontier {row.budget} {row.goal} {row.form}",
