@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -81,10 +82,13 @@ def frontier(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
             order = np.argsort(arrays["x"])
             ax.plot(arrays["x"][order], arrays["peak"][order] / 1e9, color=FORM_COLOURS[form], linewidth=1.3,
                     marker=MARKERS.get(budget, "."), markersize=4, label=f"{form}, {chip}")  # fmt: skip
-        for budget, chip, usable in sorted({(b, c, float(a["budget"])) for _, b, c, a in curves}):
-            ax.axhline(usable / 1e9, color=INK, linewidth=0.9, linestyle=(0, (5, 3)))
-            ax.annotate(f"{budget} GB ({chip})", (0, usable / 1e9), xycoords=("axes fraction", "data"), fontsize=7.5,
-                        va="bottom")  # fmt: skip
+        lines: dict[float, list[str]] = {}  # those of two chips whose devices have about as much memory are one
+        for budget, chip, usable in sorted({(b, c, float(a["budget"]) / 1e9) for _, b, c, a in curves}):
+            near = next((line for line in lines if math.isclose(line, usable, rel_tol=0.03)), usable)
+            lines.setdefault(near, []).append(f"{budget} GB ({chip})")
+        for usable, chips in lines.items():
+            ax.axhline(usable, color=INK, linewidth=0.9, linestyle=(0, (5, 3)))
+            ax.annotate(", ".join(chips), (0, usable), xycoords=("axes fraction", "data"), fontsize=7.5, va="bottom")
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_ylabel("peak of a device [GB]")

@@ -89,6 +89,19 @@ def test_the_frontier_is_a_table_and_a_picture(tmp_path):
     assert "memory-frontier.svg" in text
 
 
+def test_chips_whose_devices_have_about_as_much_memory_share_a_line(tmp_path):
+    def curves(file: RunFile) -> None:
+        for budget, chip, usable in ((32, "v6e", 31.25), (95, "v5p", 95.74), (192, "tpu7x", 94.75)):
+            arrays = {"x": np.array([9, 81]), "peak": np.array([9e9, 14e9]), "budget": np.array(usable * 2**30)}
+            file.exhibit(f"frontier {budget} most frames at 480x720 tiled", arrays, backend="flax", dtype="bfloat16",
+                         caption=f"most frames at 480x720|tiled|{budget}|{chip}")  # fmt: skip
+
+    page(tmp_path, AOT, [Record(**PEAK, case="81 frames, streamed", value=15.2)], curves)
+    drawn = (tmp_path / "out" / "tpu-v6e-aot" / "figures" / "memory-frontier.svg").read_text()
+    assert "95 GB (v5p), 192 GB (tpu7x)" in drawn
+    assert "32 GB (v6e)," not in drawn
+
+
 def test_the_frontier_holds_goals_alone():
     goal = Record(**COMMON, dtype="bfloat16", case="16 GB (v5e), tiled", metric="largest frames of 49", value=1024,
                   better="higher")  # fmt: skip
