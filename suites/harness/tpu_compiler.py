@@ -102,7 +102,7 @@ def sized(lowered: jax.stages.Lowered) -> Outcome:
     """What the compiler says that a program needs, in seconds and not in minutes.
 
     It asks that before it makes machine code, and gives up where a chip has less: of a chip with no memory, always.
-    The answer differs by up to 0.2 % with how much there is (31.24 GiB without memory, 31.29 with 31.25). It is what
+    The answer differs by up to 0.4 % with how much there is (31.44 GiB without memory, 31.57 with 31.25). It is what
     decides whether a program is compiled for a chip, and 0.1 to 1.2 % above the peak of the compiled program: nine
     programs of the full architecture for v6e, peaks of 1.8 to 18.9 GiB. It leaves vector memory out, in which single
     layers have most activations.
