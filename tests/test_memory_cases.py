@@ -11,7 +11,7 @@ from reports.verdicts import judge
 from suites.harness.programs import Answer, Program, Store
 from suites.harness.records import Record
 from suites.memory import test_frontier
-from suites.memory.__main__ import runs
+from suites.memory.__main__ import main, runs
 from suites.memory.asking import Progress
 from suites.memory.cases import Case
 from suites.memory.frontier import GOALS, hints_of, in_order, peak_in, reach, read_rows, row_of, write_row
@@ -238,3 +238,9 @@ def test_one_platform_is_judged_at_a_time():
 def test_the_input_of_a_case_is_that_of_its_clip():
     assert input_shape(CLIP._replace(operation="encode"), FULL) == (1, 81, 768, 1360, 3)
     assert input_shape(CLIP._replace(frames=8), FULL) == (1, 2, 96, 170, 16)
+
+
+def test_confirming_without_a_frontier_is_refused_and_not_ignored(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--confirm"])
+    assert "--frontier v6e --confirm" in capsys.readouterr().err

@@ -24,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--confirm", action="store_true",
                         help="with --frontier: compile the largest that fits of each in full (hours)")  # fmt: skip
     given, rest = parser.parse_known_args(arguments)
+    if given.confirm and not given.frontier:
+        parser.error("--confirm is for a frontier: name its chips, as in --frontier v6e --confirm")
     if (given.aot or given.frontier) and not installed():
         print(INSTALL, file=sys.stderr)
         return 2

@@ -129,7 +129,7 @@ def reach(
 
 
 def hints_of(rows: Sequence[Row], goal: Goal, form: Form, devices: int) -> dict[int, int]:
-    """What to expect of each device from what other chips were asked: a program needs much the same on all of them."""
+    """What to expect of each device from what chips were asked before: a program needs much the same on all of them."""
     return {
         n: peak * row.devices // devices
         for row in rows
