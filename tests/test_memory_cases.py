@@ -5,16 +5,30 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from reports.baselines import Entry
 from reports.verdicts import judge
-from suites.harness.programs import Answer, Program, Store
+from suites.harness.libtpu import CHIPS
+from suites.harness.programs import Answer, Compiler, Program, Store
 from suites.harness.records import Record
+from suites.harness.tpu_compiler import Outcome
 from suites.memory import test_frontier
 from suites.memory.__main__ import main, runs
 from suites.memory.asking import Progress
 from suites.memory.cases import Case
-from suites.memory.frontier import GOALS, hints_of, in_order, peak_in, reach, read_rows, row_of, write_row
+from suites.memory.frontier import (
+    GOALS,
+    explore,
+    hints_of,
+    in_order,
+    only_sized,
+    peak_in,
+    reach,
+    read_rows,
+    row_of,
+    write_row,
+)
 from suites.memory.pieces import input_shape, peak, pieces, weight_bytes
 from suites.memory.search import largest
 from twinvae import PRESETS
@@ -22,6 +36,12 @@ from twinvae import PRESETS
 FULL = PRESETS["cogvideox-2b"]
 CLIP = Case("clip", "decode", 81, 768, 1360)
 FRAME = 768 * 1360 * 3 * 2  # bytes of a decoded frame in bfloat16
+
+
+def answer(peak: int, fits: bool = True) -> Answer:
+    program = Program(name="x", fingerprint="x", topology="t", compiler="v", fits=fits, peak_bytes=peak,
+                      seconds=1, date="")  # fmt: skip
+    return Answer("recalled", program)
 
 
 def test_one_program_has_nothing_beside_it():
@@ -151,9 +171,7 @@ def test_a_step_is_asked_for_once_for_all_frame_counts():
 
     def ask(piece):
         asked.append((piece.kind, piece.shape))
-        program = Program(name="x", fingerprint="x", topology="t", compiler="v", fits=True, peak_bytes=10**10,
-                          seconds=1, date="")  # fmt: skip
-        return Answer("recalled", program)
+        return answer(10**10)
 
     found = reach(GOALS[1], "streamed", 32 * 10**9, lambda case: peak_in(case, Vae, ask))
     assert found.value > 100
@@ -166,11 +184,54 @@ def test_the_largest_is_confirmed_only_by_programs_that_were_compiled():
 
     case = GOALS[1].case(10, "streamed")
     assert peak_in(case, Vae, lambda piece: Answer("needs compiling", None)) is None
+    answers = {kind: answer(10**10, fits=kind == "later") for kind in ("first", "later")}
+    assert [piece.kind for piece in only_sized(case, Vae, lambda piece: answers[piece.kind])] == ["first"]
     found = reach(GOALS[1], "streamed", 32 * 10**9, lambda case: 10**10 + case.frames * FRAME)
-    words = [row_of("v6e", GOALS[1], "streamed", 1, found, "libtpu 1", fits).words for fits in (None, True, False)]
-    value = words[0]
-    assert value.isdigit()
-    assert words == [value, f"{value}, compiled", f"{value}, which does not fit when compiled"]
+    rows = [row_of("v6e", GOALS[1], "streamed", 1, found, "libtpu 1", compiled) for compiled in (False, True)]
+    assert [row.words for row in rows] == [str(8 * found.value + 1), f"{8 * found.value + 1}, compiled"]
+
+
+def test_where_the_largest_is_refused_when_it_is_compiled_the_search_goes_on_below(tmp_path, monkeypatch):
+    """Said to need 10 MiB a latent, needing 0.2 % more: what is written was compiled, and fits."""
+    budget, asked = CHIPS["v6e"].usable_bytes, []
+
+    def said(lowered):
+        return Outcome(False, lowered.shape[1] * 10 * 2**20, 1.0)
+
+    def compile(lowered):
+        asked.append(lowered.shape[1])
+        need = int(said(lowered).peak_bytes * 1.002)
+        return Outcome(need <= budget, need, 1.0)
+
+    class Vae:
+        backend, config, dtype = "flax", FULL, "bfloat16"
+
+        @staticmethod
+        def lower_decode(shape, sharding):
+            return SimpleNamespace(shape=shape, as_text=lambda: str(shape))
+
+    def whole(chip, baseline_dir, large):
+        return Compiler(Store(tmp_path / "programs.jsonl"), "t", "v", large, compile)
+
+    def sizer(chip, baseline_dir, better):
+        return Compiler(Store(tmp_path / "sizes.jsonl"), "t", "v", True, said, {"only": "sizes"}, better)
+
+    monkeypatch.setattr("twinvae.load", lambda *_, **__: Vae)
+    monkeypatch.setattr("suites.memory.asking.sharding_on", lambda chip, devices: None)
+    monkeypatch.setattr("suites.memory.frontier.compiler_for", whole)
+    monkeypatch.setattr("suites.memory.frontier.sizer_for", sizer)
+
+    def explored(confirm: bool):
+        explore("v6e", tmp_path, Console(quiet=True), GOALS[1:2], ("one program",), confirm)
+        return read_rows(tmp_path / "frontier.jsonl")
+
+    (row,) = explored(confirm=False)
+    assert (row.n, row.compiled, asked) == (1599, False, [])
+    (row,) = explored(confirm=True)
+    assert (row.n, row.compiled, row.value) == (1596, True, str(8 * 1596 + 1))
+    assert asked == [2 * n + 1 for n in (1599, 1598, 1597, 1596)]
+    (again,) = explored(confirm=False)
+    assert (again.n, again.compiled, len(asked)) == (1596, True, 4)
 
 
 @pytest.mark.parametrize(("chip", "changed"), [("v6e", True), ("v6e", False), ("v5e", True)])

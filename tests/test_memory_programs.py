@@ -140,10 +140,10 @@ def test_a_store_that_is_not_valid_is_refused_with_the_line(line, tmp_path):
 
 
 def test_a_program_that_does_not_fit_is_an_answer_with_what_it_needs():
-    assert needed_bytes(TEMPORARIES) == 32 * GIB
-    assert needed_bytes(USED) == int(40.28 * GIB)
+    assert needed_bytes(TEMPORARIES) == int(32.005 * GIB)
+    assert needed_bytes(USED) == int(40.285 * GIB)
     assert needed_bytes("RESOURCE_EXHAUSTED: no numbers") is None
-    assert failed(USED, 3.0) == Outcome(False, int(40.28 * GIB), 3.0)
+    assert failed(USED, 3.0) == Outcome(False, int(40.285 * GIB), 3.0)
 
 
 def test_a_failure_for_another_reason_is_not_called_too_large():
@@ -195,14 +195,14 @@ def test_a_program_is_sized_as_the_compiler_does_when_it_refuses_it_whether_it_f
 
     answer, refused = sized(lowered("v6e", gib)), compiled(lowered("v6e", 20))
     assert not answer.fits
-    assert answer.peak_bytes == pytest.approx(2 * gib * GIB, rel=0.002)  # the compiler says it with three digits
+    assert 0 < answer.peak_bytes - 2 * gib * GIB < 0.01 * GIB  # the compiler says it with two digits after the point
     assert not refused.fits
-    assert answer.peak_bytes * 20 == pytest.approx(refused.peak_bytes * gib, rel=0.002)
+    assert 0 < refused.peak_bytes - 40 * GIB < 0.01 * GIB
 
 
 @pytest.mark.skipif(not installed(), reason=INSTALL)
 def test_a_compiler_that_takes_a_program_for_a_chip_without_memory_is_not_believed(monkeypatch):
-    monkeypatch.setattr("suites.harness.tpu_compiler.NO_MEMORY", {})
+    monkeypatch.setattr("suites.harness.tpu_compiler._compiled_with", lambda lowered, memory: Outcome(True, 1, 1.0))
     x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=sharding_on("v6e"))
     with pytest.raises(CompileError, match="no longer heeds"):
         sized(jax.jit(lambda x: 2 * x).lower(x))
@@ -214,6 +214,29 @@ def test_sizes_and_compiled_programs_are_told_apart(tmp_path):
     assert whole.store.path != sizes.store.path
     assert whole.mark(lower()) != sizes.mark(lower())
     assert (whole.compile, sizes.compile) == (compiled, sized)
+
+
+def test_a_program_is_sized_with_almost_as_much_memory_as_it_needs(monkeypatch):
+    """With more memory it needs more: 31.29 GiB and not 31.24."""
+    given = []
+
+    def compiled_with(lowered, memory):
+        given.append(memory)
+        return Outcome(False, 3200 * 2**20 if memory > 2000 * 2**20 else 3000 * 2**20, 1.0)
+
+    monkeypatch.setattr("suites.harness.tpu_compiler._compiled_with", compiled_with)
+    assert sized(None).peak_bytes == 3200 * 2**20
+    assert given == [2**20, 2970 * 2**20]
+
+
+def test_what_was_compiled_in_full_goes_before_what_a_program_is_said_to_need(tmp_path):
+    whole = compiler(tmp_path / "whole", lambda lowered: Outcome(True, 99, 1.0))
+    sizes = compiler(tmp_path / "sizes", lambda lowered: Outcome(False, 100, 1.0))._replace(better=whole)
+    assert sizes.ask("x", lower()).program.peak_bytes == 100
+    assert sizes.recall("x", lower()).peak_bytes == 100
+    whole.ask("x", lower())
+    assert sizes.ask("x", lower()).program.peak_bytes == 99
+    assert sizes.ask("y", lower(3.0)).program.peak_bytes == 100
 
 
 def test_a_program_is_expected_to_take_as_long_as_it_did_and_a_new_one_as_the_middle(tmp_path):

@@ -129,6 +129,7 @@ class Compiler(NamedTuple):
         large: whether large programs may be compiled, too.
         compile: what compiles.
         options: the compiler's, which a program's text does not show.
+        better: whose word goes before this one's, where it knows a program.
     """
 
     store: Store | None
@@ -137,12 +138,15 @@ class Compiler(NamedTuple):
     large: bool = False
     compile: Callable[[jax.stages.Lowered], Outcome] = compiled
     options: Mapping[str, str] = {}
+    better: Compiler | None = None
 
     def mark(self, lowered: jax.stages.Lowered) -> str:
         return fingerprint(lowered.as_text(), self.version, self.topology, self.options)
 
     def recall(self, name: str, lowered: jax.stages.Lowered) -> Program | None:
         """What is known of an unchanged program."""
+        if self.better and (found := self.better.recall(name, lowered)):
+            return found
         return None if self.store is None else self.store.recall(name, self.mark(lowered))
 
     def ask(self, name: str, lowered: jax.stages.Lowered, small: bool = False) -> Answer:

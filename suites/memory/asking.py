@@ -53,6 +53,16 @@ class Programs:
             del self._lowered[name]
         return self._answers[name]
 
+    def confirm(self, operation: str, piece: Piece, devices: int = 1) -> Answer:
+        """What the better compiler says of a program; its word stands from now on."""
+        name = self.name(operation, piece, devices)
+        lowered = self._lower(operation, piece, devices)
+        if not self.compiler.better.recall(name, lowered):
+            self.starts(f"{name}, in full")
+        self._answers[name] = self.compiler.better.ask(name, lowered)
+        del self._lowered[name]
+        return self._answers[name]
+
     def _lower(self, operation: str, piece: Piece, devices: int) -> jax.stages.Lowered:
         name = self.name(operation, piece, devices)
         if name not in self._lowered:

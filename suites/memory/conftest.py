@@ -88,16 +88,16 @@ def programs(programs_of: Callable[[Model, str, str], Programs], model: Model, b
 
 @pytest.fixture(scope="session")
 def sizes_of(
-    options: Options, chip: str, programs_of: Callable[[Model, str, str], Programs]
+    options: Options, chip: str, compiler: Compiler, programs_of: Callable[[Model, str, str], Programs]
 ) -> Callable[[Model, str, str], Programs]:
-    """`sizes_of(model, backend, dtype)`: the same programs, of which the compiler only says what they need."""
+    """`sizes_of(model, backend, dtype)`: the same programs, of which it is enough to know what they need."""
     shelf: dict[tuple[str, str, str], Programs] = {}
 
     def sizes_of(model: Model, backend: str, dtype: str) -> Programs:
         key = (model.label, backend, dtype)
         if key not in shelf:
             vae = programs_of(model, backend, dtype).vae
-            shelf[key] = Programs(vae, model.label, chip, sizer_for(chip, options.baseline_dir))
+            shelf[key] = Programs(vae, model.label, chip, sizer_for(chip, options.baseline_dir, compiler))
         return shelf[key]
 
     return sizes_of

@@ -1,8 +1,9 @@
 """How far a chip's memory reaches: most frames, and the largest frames, untiled, streamed and tiled.
 
 `python -m suites.memory.frontier v6e` asks the TPU compiler what programs need, which takes it seconds; with
-`--confirm`, the largest that fits is compiled in full as well, which takes minutes. Every program is asked for once:
-what is known already is recalled, so an interrupted frontier goes on where it was.
+`--confirm`, the largest that fits is compiled in full as well, which takes minutes, and where it is refused the search
+goes on below it. Every program is asked for once: what is known already is recalled, what was compiled before what was
+only asked for, so an interrupted frontier goes on where it was.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import twinvae
 from reports.files import write_whole
 from suites.harness.libtpu import CHIPS, INSTALL, expect_no_tpu, installed
 from suites.harness.options import ROOT
-from suites.harness.programs import Answer, Compiler
+from suites.harness.programs import Answer
 from suites.harness.provenance import commit
 from suites.harness.records import describe
 from suites.memory.asking import Programs
@@ -34,6 +35,7 @@ from suites.memory.stores import compiler_for, sizer_for
 BACKEND, PRESET = "flax", "cogvideox-2b"
 FORMS: tuple[Form, ...] = ("one program", "streamed", "tiled")
 FILE = "frontier.jsonl"
+Ask = Callable[[Piece], Answer]
 
 
 class Goal(NamedTuple):
@@ -83,7 +85,7 @@ class Row(BaseModel):
         at, next: what the largest that fits needs, and the next one, in bytes per device; None where not known.
         points: number and need of all that was asked for.
         x: frames, or rows of a frame, of each of the points.
-        confirmed: whether the programs of the largest, compiled in full, fit; None where they were not compiled.
+        compiled: whether the programs of the largest were compiled in full, and fit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -100,7 +102,7 @@ class Row(BaseModel):
     next: int | None
     points: tuple[tuple[int, int], ...]
     x: tuple[int, ...]
-    confirmed: bool | None = None
+    compiled: bool = False
     backend: str
     preset: str
     dtype: str
@@ -115,7 +117,7 @@ class Row(BaseModel):
     @property
     def words(self) -> str:
         """The value, and whether that was compiled."""
-        return self.value + {True: ", compiled", False: ", which does not fit when compiled", None: ""}[self.confirmed]
+        return self.value + ", compiled" * self.compiled
 
     def __str__(self) -> str:
         return f"{self.chip} {self.goal} {self.form}"
@@ -138,7 +140,7 @@ def hints_of(rows: Sequence[Row], goal: Goal, form: Form, devices: int) -> dict[
     }
 
 
-def peak_in(case: Case, vae: twinvae.VideoVAE, ask: Callable[[Piece], Answer], devices: int = 1) -> int | None:
+def peak_in(case: Case, vae: twinvae.VideoVAE, ask: Ask, devices: int = 1) -> int | None:
     """The peak of a case, per device; None where nothing is known of a program, or not what it needs."""
     peaks = []
     for piece in pieces(case, vae.config, vae.dtype):
@@ -147,6 +149,11 @@ def peak_in(case: Case, vae: twinvae.VideoVAE, ask: Callable[[Piece], Answer], d
             return None
         peaks.append(answer.program.peak_bytes + piece.beside // devices)
     return max(peaks)
+
+
+def only_sized(case: Case, vae: twinvae.VideoVAE, ask: Ask) -> list[Piece]:
+    """Programs of a case that were not compiled for a chip that has room for them."""
+    return [piece for piece in pieces(case, vae.config, vae.dtype) if not ask(piece).program.fits]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -188,41 +195,41 @@ def explore(
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(chip, total=len(goals) * len(forms))
 
-        def programs(compiler: Compiler, what: str) -> Programs:
-            return Programs(vae, PRESET, chip, compiler, lambda name: progress.console.print(f"  {what} {name}"))
-
-        sizes = programs(sizer_for(chip, baseline_dir), "sizing")
-        whole = programs(compiler_for(chip, baseline_dir, large=confirm), "compiling")
+        sizer = sizer_for(chip, baseline_dir, compiler_for(chip, baseline_dir, large=True))
+        programs = Programs(vae, PRESET, chip, sizer, lambda name: progress.console.print(f"  asking for {name}"))
         for goal in goals:
             for form in forms:
                 progress.update(task, description=f"{chip}, {goal.name}, {form}")
                 # A tile is small: one device takes it whole.
                 devices = 1 if form == "tiled" else spec.devices
 
-                def peak_of(case: Case, programs: Programs = sizes, devices: int = devices) -> int | None:
-                    return peak_in(case, vae, lambda piece: programs.ask("decode", piece, devices), devices)
+                def ask(piece: Piece, devices: int = devices) -> Answer:
+                    return programs.ask("decode", piece, devices)
+
+                def peak_of(case: Case, ask: Ask = ask, devices: int = devices) -> int | None:
+                    return peak_in(case, vae, ask, devices)
 
                 hints = hints_of(read_rows(baseline_dir / FILE), goal, form, devices)
                 found = reach(goal, form, budget, peak_of, hints)
-                peak = peak_of(goal.case(found.value, form), whole) if found.value else None
-                confirmed = None if peak is None else peak <= budget
-                row = row_of(chip, goal, form, devices, found, sizes.compiler.version, confirmed)
+                while found.value and (left := only_sized(goal.case(found.value, form), vae, ask)) and confirm:
+                    for piece in left:
+                        programs.confirm("decode", piece, devices)
+                    found = reach(goal, form, budget, peak_of, found.known)
+                row = row_of(chip, goal, form, devices, found, sizer.version, found.value > 0 and not left)
                 write_row(baseline_dir / FILE, row)
                 progress.console.print(f"{chip}, {goal.name}, {form}: {row.words}")
                 progress.advance(task)
 
 
-def row_of(
-    chip: str, goal: Goal, form: Form, devices: int, found: Found, compiler: str, confirmed: bool | None = None
-) -> Row:
-    known = sorted((n, peak) for n, peak in found.peaks.items() if peak is not None)
+def row_of(chip: str, goal: Goal, form: Form, devices: int, found: Found, compiler: str, compiled: bool = False) -> Row:
+    known = sorted(found.known.items())
     cases = [goal.case(n, form) for n, _ in known]
     value = goal.words(found.value) if found.value else "none"
     return Row(
         chip=chip, budget=CHIPS[chip].memory, devices=devices, form=form, goal=goal.name, n=found.value,
         most=goal.most, value=f"{value} or more" if found.value == goal.most else value,
         at=found.peaks.get(found.value), next=found.next_peak, points=tuple(known),
-        x=tuple(case.frames if goal.of_frames else case.height for case in cases), confirmed=confirmed,
+        x=tuple(case.frames if goal.of_frames else case.height for case in cases), compiled=compiled,
         backend=BACKEND, preset=PRESET, dtype=DTYPE,
         compiler=compiler, date=datetime.now(UTC).isoformat(timespec="seconds"), commit=commit(),
     )  # fmt: skip

@@ -19,6 +19,11 @@ class Found(NamedTuple):
     peaks: dict[int, int | None]
 
     @property
+    def known(self) -> dict[int, int]:
+        """The numbers of which the peak is known."""
+        return {number: peak for number, peak in self.peaks.items() if peak is not None}
+
+    @property
     def next_peak(self) -> int | None:
         """What the next larger number would need."""
         return self.peaks.get(self.value + 1)

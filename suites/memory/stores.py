@@ -7,7 +7,7 @@ from pathlib import Path
 
 from suites.harness.libtpu import CHIPS, installed, platform_of
 from suites.harness.programs import Compiler, Store
-from suites.harness.tpu_compiler import NO_MEMORY, sized
+from suites.harness.tpu_compiler import MEMORY, SHORT, sized
 from twinvae.compiling import compiler_options
 
 
@@ -21,14 +21,18 @@ def compiler_for(chip: str, baseline_dir: Path, large: bool) -> Compiler:
     return Compiler(store, CHIPS[chip].topology, _version(), large, options=compiler_options("tpu"))
 
 
-def sizer_for(chip: str, baseline_dir: Path) -> Compiler:
+def sizer_for(chip: str, baseline_dir: Path, better: Compiler | None = None) -> Compiler:
     """The compiler for a chip that only says what programs need, with a store of its own.
+
+    Args:
+        better: compiles in full; what it knows of a program goes first.
 
     Raises:
         ValueError: the store is not valid.
     """
-    store, options = Store(baseline_dir / platform_of(chip) / "sizes.jsonl"), compiler_options("tpu") | NO_MEMORY
-    return Compiler(store, CHIPS[chip].topology, _version(), large=True, compile=sized, options=options)
+    store = Store(baseline_dir / platform_of(chip) / "sizes.jsonl")
+    options = compiler_options("tpu") | {MEMORY: f"{SHORT} of what it needs"}
+    return Compiler(store, CHIPS[chip].topology, _version(), True, sized, options, better)
 
 
 def _version() -> str:
