@@ -123,6 +123,14 @@ def test_good_hints_leave_two_questions_and_bad_ones_mislead_no_search():
         assert len(found.peaks) <= 14
 
 
+@pytest.mark.parametrize(("before", "asked"), [(126, [126, 127]), (125, [125, 126, 127]), (127, [127])])
+def test_what_fitted_before_is_asked_for_first_and_then_the_next(before, asked):
+    found = largest(lambda n: n * n, 16_000, 512, guess=10, hints={240: 15_000, 241: 15_100}, before=before)
+    assert found.value == 126
+    assert list(found.peaks)[: len(asked)] == asked
+    assert len(found.peaks) <= 8
+
+
 def test_what_other_chips_were_asked_is_a_hint_in_proportion_to_devices():
     found = reach(GOALS[1], "streamed", 32 * 10**9, lambda case: 10**10 + case.frames * FRAME)
     rows = [row_of("v6e", GOALS[1], "streamed", 1, found, "libtpu 1")]

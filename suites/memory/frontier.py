@@ -124,10 +124,15 @@ class Row(BaseModel):
 
 
 def reach(
-    goal: Goal, form: Form, budget: int, peak_of: Callable[[Case], int | None], hints: Mapping[int, int] = {}
+    goal: Goal,
+    form: Form,
+    budget: int,
+    peak_of: Callable[[Case], int | None],
+    hints: Mapping[int, int] = {},
+    before: int = 0,
 ) -> Found:
     """The search for one way of one goal."""
-    return largest(lambda n: peak_of(goal.case(n, form)), budget, goal.most, goal.guess, hints)
+    return largest(lambda n: peak_of(goal.case(n, form)), budget, goal.most, goal.guess, hints, before)
 
 
 def hints_of(rows: Sequence[Row], goal: Goal, form: Form, devices: int) -> dict[int, int]:
@@ -209,12 +214,14 @@ def explore(
                 def peak_of(case: Case, ask: Ask = ask, devices: int = devices) -> int | None:
                     return peak_in(case, vae, ask, devices)
 
-                hints = hints_of(read_rows(baseline_dir / FILE), goal, form, devices)
-                found = reach(goal, form, budget, peak_of, hints)
+                rows = read_rows(baseline_dir / FILE)
+                before = next((row.n for row in rows if (row.chip, row.goal, row.form) == (chip, goal.name, form)), 0)
+                hints = hints_of(rows, goal, form, devices)
+                found = reach(goal, form, budget, peak_of, hints, before)
                 while found.value and (left := only_sized(goal.case(found.value, form), vae, ask)) and confirm:
                     for piece in left:
                         programs.confirm("decode", piece, devices)
-                    found = reach(goal, form, budget, peak_of, found.known)
+                    found = reach(goal, form, budget, peak_of, found.known, found.value)
                 row = row_of(chip, goal, form, devices, found, sizer.version, found.value > 0 and not left)
                 write_row(baseline_dir / FILE, row)
                 progress.console.print(f"{chip}, {goal.name}, {form}: {row.words}")

@@ -30,13 +30,19 @@ class Found(NamedTuple):
 
 
 def largest(
-    peak_of: Callable[[int], int | None], budget: int, most: int, guess: int = 1, hints: Mapping[int, int] = {}
+    peak_of: Callable[[int], int | None],
+    budget: int,
+    most: int,
+    guess: int = 1,
+    hints: Mapping[int, int] = {},
+    before: int = 0,
 ) -> Found:
     """The largest number from 1 to `most` whose peak is within the budget; peaks grow with the number.
 
     Args:
         guess: where to begin.
         hints: numbers and what their peaks may be; good ones save questions, bad ones cost a few.
+        before: the largest that fitted when it was last looked for: it and the next are asked for first.
     """
     peaks: dict[int, int | None] = {}
     low, high, slow = 0, most + 1, 0
@@ -44,13 +50,14 @@ def largest(
         known = dict(hints) | {number: peak for number, peak in peaks.items() if peak is not None}
         line = _on_a_line(known, budget) if slow < 3 else None
         wanted = guess if line is None and not peaks else line
-        probe = _between(low, high, wanted and min(max(wanted, 1), most))
-        before = high - low
+        again = next((number for number in (before, before + 1) if low < number < high), None) if before else None
+        probe = again or _between(low, high, wanted and min(max(wanted, 1), most))
+        gap = high - low
         peaks[probe] = peak_of(probe)
         enclosed = low > 0 and high <= most
         fits = peaks[probe] is not None and peaks[probe] <= budget
         low, high = (probe, high) if fits else (low, probe)
-        slow = slow + 1 if enclosed and high - low > before / 2 else 0
+        slow = slow + 1 if enclosed and high - low > gap / 2 else 0
     return Found(low, peaks)
 
 
