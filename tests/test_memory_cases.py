@@ -18,6 +18,7 @@ from suites.memory.__main__ import main, runs
 from suites.memory.asking import Progress
 from suites.memory.cases import Case
 from suites.memory.frontier import (
+    CODE,
     GOALS,
     explore,
     hints_of,
@@ -123,7 +124,7 @@ def test_good_hints_leave_two_questions_and_bad_ones_mislead_no_search():
         assert len(found.peaks) <= 14
 
 
-@pytest.mark.parametrize(("before", "asked"), [(126, [126, 127]), (125, [125, 126, 127]), (127, [127])])
+@pytest.mark.parametrize(("before", "asked"), [(126, [126, 127]), (125, [125, 126, 127]), (127, [127, 126])])
 def test_what_fitted_before_is_asked_for_first_and_then_the_next(before, asked):
     found = largest(lambda n: n * n, 16_000, 512, guess=10, hints={240: 15_000, 241: 15_100}, before=before)
     assert found.value == 126
@@ -193,6 +194,8 @@ def test_the_largest_is_confirmed_only_by_programs_that_were_compiled():
     case = GOALS[1].case(10, "streamed")
     assert peak_in(case, Vae, lambda piece: Answer("needs compiling", None)) is None
     answers = {kind: answer(10**10, fits=kind == "later") for kind in ("first", "later")}
+    made, said = (peak_in(CLIP, Vae, lambda piece, fits=fits: answer(10**10, fits)) for fits in (True, False))
+    assert (made, said) == (10**10, 10**10 + CODE)  # what was only asked for has no code yet
     assert [piece.kind for piece in only_sized(case, Vae, lambda piece: answers[piece.kind])] == ["first"]
     found = reach(GOALS[1], "streamed", 32 * 10**9, lambda case: 10**10 + case.frames * FRAME)
     rows = [row_of("v6e", GOALS[1], "streamed", 1, found, "libtpu 1", compiled) for compiled in (False, True)]
@@ -200,7 +203,7 @@ def test_the_largest_is_confirmed_only_by_programs_that_were_compiled():
 
 
 def test_where_the_largest_is_refused_when_it_is_compiled_the_search_goes_on_below(tmp_path, monkeypatch):
-    """Said to need 10 MiB a latent, needing 0.2 % more: what is written was compiled, and fits."""
+    """Said to need 10 MiB a latent, needing 0.6 % more: what is written was compiled, and fits."""
     budget, asked = CHIPS["v6e"].usable_bytes, []
 
     def said(lowered):
@@ -208,7 +211,7 @@ def test_where_the_largest_is_refused_when_it_is_compiled_the_search_goes_on_bel
 
     def compile(lowered):
         asked.append(lowered.shape[1])
-        need = int(said(lowered).peak_bytes * 1.002)
+        need = int(said(lowered).peak_bytes * 1.006)
         return Outcome(need <= budget, need, 1.0)
 
     class Vae:
@@ -234,12 +237,12 @@ def test_where_the_largest_is_refused_when_it_is_compiled_the_search_goes_on_bel
         return read_rows(tmp_path / "frontier.jsonl")
 
     (row,) = explored(confirm=False)
-    assert (row.n, row.compiled, asked) == (1599, False, [])
+    assert (row.n, row.compiled, asked) == (1594, False, [])
     (row,) = explored(confirm=True)
-    assert (row.n, row.compiled, row.value) == (1596, True, str(8 * 1596 + 1))
-    assert asked == [2 * n + 1 for n in (1599, 1598, 1597, 1596)]
+    assert (row.n, row.compiled, row.value) == (1589, True, str(8 * 1589 + 1))
+    assert asked == [2 * n + 1 for n in range(1594, 1588, -1)]
     (again,) = explored(confirm=False)
-    assert (again.n, again.compiled, len(asked)) == (1596, True, 4)
+    assert (again.n, again.compiled, len(asked)) == (1589, True, 6)
 
 
 @pytest.mark.parametrize(("chip", "changed"), [("v6e", True), ("v6e", False), ("v5e", True)])

@@ -42,7 +42,7 @@ def largest(
     Args:
         guess: where to begin.
         hints: numbers and what their peaks may be; good ones save questions, bad ones cost a few.
-        before: the largest that fitted when it was last looked for: it and the next are asked for first.
+        before: the largest that fitted when it was last looked for: it and its neighbours are asked for first.
     """
     peaks: dict[int, int | None] = {}
     low, high, slow = 0, most + 1, 0
@@ -50,7 +50,8 @@ def largest(
         known = dict(hints) | {number: peak for number, peak in peaks.items() if peak is not None}
         line = _on_a_line(known, budget) if slow < 3 else None
         wanted = guess if line is None and not peaks else line
-        again = next((number for number in (before, before + 1) if low < number < high), None) if before else None
+        nearby = (before, before + 1, before - 1) if before else ()
+        again = next((number for number in nearby if low < number < high), None)
         probe = again or _between(low, high, wanted and min(max(wanted, 1), most))
         gap = high - low
         peaks[probe] = peak_of(probe)
