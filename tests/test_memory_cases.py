@@ -132,6 +132,12 @@ def test_what_fitted_before_is_asked_for_first_and_then_the_next(before, asked):
     assert len(found.peaks) <= 8
 
 
+def test_hints_that_are_a_little_low_do_not_spoil_the_line_through_what_was_asked():
+    hints = {n: 5_000 + 37 * n for n in (297, 298)}
+    found = largest(lambda n: 5_111 + 37 * n, 16_000, 512, guess=10, hints=hints, before=297)
+    assert (found.value, len(found.peaks)) == (294, 4)
+
+
 def test_what_other_chips_were_asked_is_a_hint_in_proportion_to_devices():
     found = reach(GOALS[1], "streamed", 32 * 10**9, lambda case: 10**10 + case.frames * FRAME)
     rows = [row_of("v6e", GOALS[1], "streamed", 1, found, "libtpu 1")]
