@@ -202,6 +202,8 @@ def test_the_largest_is_confirmed_only_by_programs_that_were_compiled():
     answers = {kind: answer(10**10, fits=kind == "later") for kind in ("first", "later")}
     made, said = (peak_in(CLIP, Vae, lambda piece, fits=fits: answer(10**10, fits)) for fits in (True, False))
     assert (made, said) == (10**10, 10**10 + CODE)  # what was only asked for has no code yet
+    beside = max(piece.beside for piece in pieces(case, FULL, "bfloat16"))
+    assert peak_in(case, Vae, lambda piece: answer(10**10)) == 10**10 + CODE + beside  # nor is it minded beside others
     assert [piece.kind for piece in only_sized(case, Vae, lambda piece: answers[piece.kind])] == ["first"]
     found = reach(GOALS[1], "streamed", 32 * 10**9, lambda case: 10**10 + case.frames * FRAME)
     rows = [row_of("v6e", GOALS[1], "streamed", 1, found, "libtpu 1", compiled) for compiled in (False, True)]

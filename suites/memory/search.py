@@ -47,7 +47,7 @@ def largest(
     peaks: dict[int, int | None] = {}
     low, high, slow = 0, most + 1, 0
     while high - low > 1:
-        known = {number: peak for number, peak in peaks.items() if peak is not None}
+        known = Found(low, peaks).known
         line = _on_a_line(known if len(known) > 1 else {**hints, **known}, budget) if slow < 3 else None
         wanted = guess if line is None and not peaks else line
         nearby = (before, before + 1, before - 1) if before else ()
