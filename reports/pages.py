@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateNotFound
 
 from reports.baselines import Baseline, changed_inputs
 from reports.figures import Picture
-from reports.memory import PUBLISHED, ceiling_table, frontier_table, prediction_table
+from reports.memory import ceiling_table, frontier_table, prediction_table, published_table
 from reports.speed import history_notes, history_table, speed_table
 from reports.verdicts import DTYPES, Departure, Verdict, counts, first_departures, incomparable, number, place
 from suites.harness.metrics import grade
@@ -385,12 +385,12 @@ _TEMPLATES = Environment(
     loader=PackageLoader("reports"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     keep_trailing_newline=True,
 )  # fmt: skip
-_TEMPLATES.globals.update(FAILING_ROWS=FAILING_ROWS, FAILURES=FAILURES, PUBLISHED=PUBLISHED)
+_TEMPLATES.globals.update(FAILING_ROWS=FAILING_ROWS, FAILURES=FAILURES)
 _TEMPLATES.globals.update({
     function.__name__: function
     for function in (
         ceiling_table, count_table, counts, culprits, failing_table, failure_table, frontier_table, grade_counts,
-        grade_table, headline, notes, history_notes, history_table, prediction_table, provenance_table, rerun_commands,
-        speed_table, status_table, table, value_tables, worst_table,
+        grade_table, headline, notes, history_notes, history_table, prediction_table, provenance_table, published_table,
+        rerun_commands, speed_table, status_table, table, value_tables, worst_table,
     )
 })  # fmt: skip

@@ -28,6 +28,7 @@ from suites.memory.frontier import (
     reach,
     read_rows,
     row_of,
+    smaller,
     write_row,
 )
 from suites.memory.pieces import input_shape, peak, pieces, weight_bytes
@@ -253,6 +254,50 @@ def test_where_the_largest_is_refused_when_it_is_compiled_the_search_goes_on_bel
     assert (again.n, again.compiled, len(asked)) == (1589, True, 6)
 
 
+def test_a_curve_is_kept_where_it_is_known_and_asked_for_where_that_is_wanted(tmp_path, monkeypatch):
+    asked = []
+
+    class Vae:
+        backend, config, dtype = "flax", FULL, "bfloat16"
+
+        @staticmethod
+        def lower_decode(shape, sharding):
+            return SimpleNamespace(shape=shape, as_text=lambda: str(shape))
+
+        @staticmethod
+        def lower_step(operation, shape, sharding, first):
+            return SimpleNamespace(shape=shape, as_text=lambda: f"{shape} {first}")
+
+    def said(lowered):
+        asked.append(lowered.shape[1])
+        return Outcome(False, lowered.shape[1] * 10 * 2**20, 1.0)
+
+    def sizer(chip, baseline_dir, better):
+        return Compiler(Store(tmp_path / "sizes.jsonl"), "t", "v", True, said, {"only": "sizes"})
+
+    monkeypatch.setattr("twinvae.load", lambda *_, **__: Vae)
+    monkeypatch.setattr("suites.memory.asking.sharding_on", lambda chip, devices: None)
+    monkeypatch.setattr("suites.memory.frontier.sizer_for", sizer)
+
+    def explored(form, curve=False):
+        asked.clear()
+        explore("v6e", tmp_path, Console(quiet=True), GOALS[1:2], (form,), curve=curve)
+        return next(row for row in read_rows(tmp_path / "frontier.jsonl") if row.form == form)
+
+    below = [1, 6, 24, 99, 398]
+    row = explored("one program")
+    assert (row.n, asked.count(3), set(below) & dict(row.points).keys()) == (1594, 0, set())
+    assert explored("one program", curve=True).points == tuple(
+        (n, (2 * n + 1) * 10 * 2**20 + CODE) for n in (*below, 1594, 1595)
+    )
+    assert asked == [2 * n + 1 for n in reversed(below)]
+    row = explored("one program")
+    assert (asked, [n for n, _ in row.points][:5], row.x[:2]) == ([], below, (9, 49))
+    row = explored("streamed")  # all frame counts go through the same two steps
+    assert asked == [3, 2]
+    assert {*smaller(row.n), row.n} <= dict(row.points).keys()
+
+
 @pytest.mark.parametrize(("chip", "changed"), [("v6e", True), ("v6e", False), ("v5e", True)])
 def test_a_reach_is_not_known_any_more_where_the_chips_own_programs_have_changed(chip, changed):
     found = reach(GOALS[1], "streamed", 32 * 10**9, lambda case: 10**10 + case.frames * FRAME)
@@ -320,7 +365,8 @@ def test_the_input_of_a_case_is_that_of_its_clip():
     assert input_shape(CLIP._replace(frames=8), FULL) == (1, 2, 96, 170, 16)
 
 
-def test_confirming_without_a_frontier_is_refused_and_not_ignored(capsys):
+@pytest.mark.parametrize("option", ["--confirm", "--curve"])
+def test_an_option_of_the_frontier_without_one_is_refused_and_not_ignored(option, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main(["--confirm"])
-    assert "--frontier v6e --confirm" in capsys.readouterr().err
+        main([option])
+    assert f"--frontier v6e {option}" in capsys.readouterr().err

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from reports.figures.drawing import ALARM, COLOURS, INK, Picture, load_arrays, svg
-from reports.memory import MEASURED, PEAK, PREDICTED
+from reports.memory import MEASURED, PEAK, PREDICTED, PUBLISHED
 from reports.verdicts import Verdict
 from suites.harness.records import RunData
 
 GREY = "#a9a9a9"
 FORM_COLOURS = {"one program": COLOURS[0], "streamed": COLOURS[1], "tiled": COLOURS[2]}
-MARKERS = {16: "v", 32: "o", 95: "s", 192: "^"}
+MARKERS = {16: "v", 32: "o", 95: "s", 192: "^"}  # by memory, in GB
+GROUPED = StrMethodFormatter("{x:,.0f}")
+
+
+class Curve(NamedTuple):
+    """Peaks of one form on one chip, over frames or rows of a frame."""
+
+    form: str
+    budget: int
+    chip: str
+    arrays: dict[str, np.ndarray]
 
 
 def ceilings(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
@@ -68,36 +82,56 @@ def prediction(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
 
 
 def frontier(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
-    """Peak over frames or over rows of a frame, a panel per goal, every chip's memory drawn in."""
-    panels: dict[str, list[tuple[str, int, str, dict[str, np.ndarray]]]] = {}
+    """Peak over frames or over rows of a frame, a panel per goal, every chip's memory and the published peaks drawn in.
+
+    Forms are told by colour, chips by marker.
+    """
+    panels: dict[str, list[Curve]] = {}
     for exhibit in data.exhibits:
         if exhibit.name.startswith("frontier ") and (arrays := load_arrays(data, exhibit)):
             goal, form, budget, chip = exhibit.caption.split("|")
-            panels.setdefault(goal, []).append((form, int(budget), chip, arrays))
+            panels.setdefault(goal, []).append(Curve(form, int(budget), chip, arrays))
     if not panels:
         return
-    figure = Figure(figsize=(10, 3.4 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(10, 0.7 + 3.4 * len(panels)), layout="constrained")
     for ax, (goal, curves) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
-        for form, budget, chip, arrays in curves:
+        for form, budget, _, arrays in curves:
             order = np.argsort(arrays["x"])
             ax.plot(arrays["x"][order], arrays["peak"][order] / 1e9, color=FORM_COLOURS[form], linewidth=1.3,
-                    marker=MARKERS.get(budget, "."), markersize=4, label=f"{form}, {chip}")  # fmt: skip
-        lines: dict[float, list[str]] = {}  # those of two chips whose devices have about as much memory are one
-        for budget, chip, usable in sorted({(b, c, float(a["budget"]) / 1e9) for _, b, c, a in curves}):
-            near = next((line for line in lines if math.isclose(line, usable, rel_tol=0.03)), usable)
-            lines.setdefault(near, []).append(f"{budget} GB ({chip})")
-        for usable, chips in lines.items():
-            ax.axhline(usable, color=INK, linewidth=0.9, linestyle=(0, (5, 3)))
-            ax.annotate(", ".join(chips), (0, usable), xycoords=("axes fraction", "data"), fontsize=7.5, va="bottom")
+                    marker=MARKERS.get(budget, "."), markersize=4.5, alpha=0.85)  # fmt: skip
+        for one in PUBLISHED:
+            if one.goal == goal and one.peak:
+                ax.plot(one.frames, one.peak, "x", color=FORM_COLOURS[one.form], markersize=7, markeredgewidth=2)
+        _draw_memories(ax, curves)
         ax.set_xscale("log")
         ax.set_yscale("log")
+        ax.xaxis.set_major_formatter(GROUPED)
+        ax.yaxis.set_major_formatter(GROUPED)
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_ylabel("peak of a device [GB]")
         ax.set_xlabel("frames" if goal.startswith("most frames") else "rows of a frame")
         ax.set_title(goal, loc="left", fontsize=9)
-        ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
         ax.grid(True, which="both", linewidth=0.4)
+    curves = [curve for panel in panels.values() for curve in panel]
+    chips = sorted({(curve.budget, curve.chip) for curve in curves})
+    keys = [Line2D([], [], color=FORM_COLOURS[form], label=form) for form in FORM_COLOURS]
+    keys += [Line2D([], [], color=INK, linestyle="", marker=MARKERS.get(budget, "."), markersize=4.5, label=chip)
+             for budget, chip in chips]  # fmt: skip
+    keys.append(Line2D([], [], color=INK, linestyle="", marker="x", markeredgewidth=2, label="published, v6e"))
+    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False, fontsize=8)
     caption = (
-        "How far memory reaches: peak of a device over the size of the clip, at what the search asked for; the lines "
-        "are what a program may use on a device of each chip."
+        "How far memory reaches: peak of a device over the size of the clip, where the compiler was asked; the lines "
+        "are what a program may use on a device of each chip, the crosses what was published."
     )
     yield Picture("memory-frontier.svg", svg(figure), caption)
+
+
+def _draw_memories(ax: Axes, curves: Sequence[Curve]) -> None:
+    """A line per chip; those of chips whose devices have about as much memory are one."""
+    lines: dict[float, list[str]] = {}
+    for budget, chip, usable in sorted({(b, c, float(a["budget"]) / 1e9) for _, b, c, a in curves}):
+        near = next((line for line in lines if math.isclose(line, usable, rel_tol=0.03)), usable)
+        lines.setdefault(near, []).append(f"{budget} GB ({chip})")
+    for usable, chips in lines.items():
+        ax.axhline(usable, color=INK, linewidth=0.9, linestyle=(0, (5, 3)))
+        ax.annotate(", ".join(chips), (0, usable), xycoords=("axes fraction", "data"), fontsize=7.5, va="bottom")

@@ -23,16 +23,18 @@ def main(arguments: list[str] | None = None) -> int:
                         help="find out how far these reach (5 minutes each, tpu7x an hour; once)")  # fmt: skip
     parser.add_argument("--confirm", action="store_true",
                         help="with --frontier: compile the largest that fits of each in full (hours)")  # fmt: skip
+    parser.add_argument("--curve", action="store_true",
+                        help="with --frontier: ask for smaller clips, too, for the picture (minutes each)")  # fmt: skip
     given, rest = parser.parse_known_args(arguments)
-    if given.confirm and not given.frontier:
-        parser.error("--confirm is for a frontier: name its chips, as in --frontier v6e --confirm")
+    chosen = [f"--{name}" for name in ("confirm", "curve") if getattr(given, name)]
+    if chosen and not given.frontier:
+        parser.error(f"{chosen[0]} is for a frontier: name its chips, as in --frontier v6e {chosen[0]}")
     if (given.aot or given.frontier) and not installed():
         print(INSTALL, file=sys.stderr)
         return 2
-    confirm = ["--confirm"] if given.confirm else []
-    if given.frontier and (status := run("suites.memory.frontier", *given.frontier, *confirm)):
+    if given.frontier and (status := run("suites.memory.frontier", *given.frontier, *chosen)):
         return status
-    statuses = [run("pytest", "suites/memory", *chosen, *rest) for chosen in runs(given.aot, given.frontier, rest)]
+    statuses = [run("pytest", "suites/memory", *what, *rest) for what in runs(given.aot, given.frontier, rest)]
     return next((status for status in statuses if status), 0)
 
 

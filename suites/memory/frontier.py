@@ -2,8 +2,9 @@
 
 `python -m suites.memory.frontier v6e` asks the TPU compiler what programs need, which takes it seconds; with
 `--confirm`, the largest that fits is compiled in full as well, which takes minutes, and where it is refused the search
-goes on below it. Every program is asked for once: what is known already is recalled, what was compiled before what was
-only asked for, so an interrupted frontier goes on where it was.
+goes on below it. With `--curve`, smaller clips are asked for, too, for the picture. Every program is asked for once:
+what is known already is recalled, what was compiled before what was only asked for, so an interrupted frontier goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Row(BaseModel):
         n: the largest number that fits; 0 where not even 1 does. `value` is it in words.
         most: the largest number that was tried; `n` may be that, and the truth beyond it.
         at, next: what the largest that fits needs, and the next one, in bytes per device; None where not known.
-        points: number and need of all that was asked for.
+        points: number and need of all that was asked for, and of smaller clips of which that is known.
         x: frames, or rows of a frame, of each of the points.
         compiled: whether the programs of the largest were compiled in full, and fit.
     """
@@ -161,6 +162,11 @@ def peak_in(case: Case, vae: twinvae.VideoVAE, ask: Ask, devices: int = 1) -> in
     return max(peaks)
 
 
+def smaller(n: int) -> list[int]:
+    """Numbers below one, a quarter of the one before each: where a curve up to it is looked at."""
+    return [n // 4**step for step in range(1, n.bit_length()) if n // 4**step]
+
+
 def only_sized(case: Case, vae: twinvae.VideoVAE, ask: Ask) -> list[Piece]:
     """Programs of a case that were not compiled for a chip that has room for them."""
     return [piece for piece in pieces(case, vae.config, vae.dtype) if not ask(piece).program.fits]
@@ -191,9 +197,14 @@ def write_row(path: Path, row: Row) -> None:
 
 def explore(
     chip: str, baseline_dir: Path, console: Console, goals: Sequence[Goal] = GOALS, forms: Sequence[Form] = FORMS,
-    confirm: bool = False,
+    confirm: bool = False, curve: bool = False,
 ) -> None:  # fmt: skip
-    """Find and keep rows of a chip; `confirm` compiles the largest of each in full."""
+    """Find and keep rows of a chip.
+
+    Args:
+        confirm: compile the largest of each in full.
+        curve: ask for smaller clips, too; else their peaks are kept only where they are known.
+    """
     spec = CHIPS[chip]
     budget = spec.usable_bytes
     console.print(
@@ -216,6 +227,10 @@ def explore(
                 def ask(piece: Piece, devices: int = devices) -> Answer:
                     return programs.ask("decode", piece, devices)
 
+                def ask_for_curve(piece: Piece, devices: int = devices) -> Answer:
+                    known = curve or not programs.needs_compiling("decode", piece, devices)
+                    return programs.ask("decode", piece, devices) if known else Answer("needs compiling", None)
+
                 def peak_of(case: Case, ask: Ask = ask, devices: int = devices) -> int | None:
                     return peak_in(case, vae, ask, devices)
 
@@ -227,14 +242,19 @@ def explore(
                     for piece in left:
                         programs.confirm("decode", piece, devices)
                     found = reach(goal, form, budget, peak_of, found.known, found.value)
-                row = row_of(chip, goal, form, devices, found, sizer.version, found.value > 0 and not left)
+                below = {n: peak_in(goal.case(n, form), vae, ask_for_curve, devices) for n in smaller(found.value)}
+                row = row_of(chip, goal, form, devices, found, sizer.version, found.value > 0 and not left, below)
                 write_row(baseline_dir / FILE, row)
                 progress.console.print(f"{chip}, {goal.name}, {form}: {row.words}")
                 progress.advance(task)
 
 
-def row_of(chip: str, goal: Goal, form: Form, devices: int, found: Found, compiler: str, compiled: bool = False) -> Row:
-    known = sorted(found.known.items())
+def row_of(
+    chip: str, goal: Goal, form: Form, devices: int, found: Found, compiler: str, compiled: bool = False,
+    below: Mapping[int, int | None] = {},
+) -> Row:  # fmt: skip
+    """What was found, as it is kept; `below` are smaller numbers and their peaks."""
+    known = sorted((n, peak) for n, peak in {**below, **found.known}.items() if peak is not None)
     cases = [goal.case(n, form) for n, _ in known]
     value = goal.words(found.value) if found.value else "none"
     return Row(
@@ -257,6 +277,8 @@ def main(arguments: list[str] | None = None) -> int:
                         help="this alone; may be repeated (default: all)")  # fmt: skip
     parser.add_argument("--confirm", action="store_true",
                         help="compile the largest that fits of each in full, minutes a program")  # fmt: skip
+    parser.add_argument("--curve", action="store_true",
+                        help="ask for smaller clips as well, for the picture, minutes each")  # fmt: skip
     given = parser.parse_args(arguments)
     goals = [goal for goal in GOALS if goal.name in (given.goal or [goal.name])]
     forms = [form for form in FORMS if form in (given.form or FORMS)]
@@ -268,7 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
     expect_no_tpu()
     try:
         for chip in given.chips:
-            explore(chip, given.baseline_dir, Console(), goals, forms, given.confirm)
+            explore(chip, given.baseline_dir, Console(), goals, forms, given.confirm, given.curve)
     except KeyboardInterrupt:
         print("interrupted: what was compiled is kept, and the same command goes on from there", file=sys.stderr)
         return 130
