@@ -215,7 +215,7 @@ def test_where_the_largest_is_refused_when_it_is_compiled_the_search_goes_on_bel
     """Said to need 10 MiB a latent, needing 0.6 % more: what is written was compiled, and fits."""
     budget, asked = CHIPS["v6e"].usable_bytes, []
 
-    def said(lowered):
+    def said(lowered, refusal=None):
         return Outcome(False, lowered.shape[1] * 10 * 2**20, 1.0)
 
     def compile(lowered):
@@ -268,7 +268,7 @@ def test_a_curve_is_kept_where_it_is_known_and_asked_for_where_that_is_wanted(tm
         def lower_step(operation, shape, sharding, first):
             return SimpleNamespace(shape=shape, as_text=lambda: f"{shape} {first}")
 
-    def said(lowered):
+    def said(lowered, refusal=None):
         asked.append(lowered.shape[1])
         return Outcome(False, lowered.shape[1] * 10 * 2**20, 1.0)
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import time
+from functools import partial
+from multiprocessing import active_children
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from suites.harness.libtpu import CHIPS, INSTALL, chip_of, installed, platform_of
 from suites.harness.programs import Answer, Compiler, Program, Store, expected_seconds, fingerprint
+from suites.harness.taken import refusal
 from suites.harness.tpu_compiler import (
+    MEMORY,
     CompileError,
     Outcome,
     compiled,
@@ -227,6 +235,67 @@ def test_a_program_is_sized_with_almost_as_much_memory_as_it_needs(monkeypatch):
     monkeypatch.setattr("suites.harness.tpu_compiler._compiled_with", compiled_with)
     assert sized(None).peak_bytes == 3200 * 2**20
     assert given == [2**20, 2970 * 2**20]
+
+
+@pytest.mark.parametrize(("refused", "peak"), [(None, 3000), (Outcome(False, 3200 * 2**20, 1.0), 3200)])
+def test_a_program_that_is_taken_when_one_per_cent_is_lacking_needs_the_first_answer_at_most(
+    refused, peak, monkeypatch
+):
+    given = []
+    monkeypatch.setattr(
+        "suites.harness.tpu_compiler.compiled", lambda lowered, options: Outcome(False, 3000 * 2**20, 1.0)
+    )
+    answer = sized(None, lambda options: given.append(options) or refused)
+    assert (answer.fits, answer.peak_bytes, given) == (False, peak * 2**20, [{MEMORY: "2970"}])
+
+
+def a_gibibyte() -> jax.stages.Lowered:
+    x = jax.ShapeDtypeStruct((GIB // 4,), jnp.float32, sharding=sharding_on("v6e"))
+    return jax.jit(lambda x: 2 * x, compiler_options=compiler_options("tpu")).lower(x)
+
+
+def a_convolution() -> jax.stages.Lowered:
+    """One that takes a while to become machine code, and 1 GiB in and out."""
+    x, kernel = (
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding_on("v6e"))
+        for shape in ((1, 1024, 2048, 128), (3, 3, 128, 128))
+    )
+
+    def conv(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    return jax.jit(conv, compiler_options=compiler_options("tpu")).lower(x, kernel)
+
+
+@pytest.mark.skipif(not installed(), reason=INSTALL)
+@pytest.mark.parametrize("lower", [a_gibibyte, a_convolution])
+def test_a_program_is_taken_where_there_is_memory_and_refused_as_the_compiler_does_where_there_is_none(lower):
+    assert refusal(lower, {MEMORY: "3000"}) is None
+    refused, alone = refusal(lower, {MEMORY: "900"}), compiled(lower(), {MEMORY: "900"})
+    assert (refused.fits, refused.peak_bytes) == (False, alone.peak_bytes)
+    assert not active_children()
+
+
+class Endless:
+    """A program that is taken, and of which machine code is made for ever."""
+
+    def compile(self, compiler_options):
+        Path(compiler_options["xla_dump_to"], "m.after_optimizations_after_buffer_assignment.txt").touch()
+        time.sleep(10_000)
+
+
+def test_the_compiler_is_stopped_when_it_has_taken_a_program():
+    assert refusal(Endless, {}) is None
+    assert not active_children()
+
+
+@pytest.mark.parametrize(
+    ("lower", "words"),
+    [(partial(os._exit, 3), "ends with 3"), (partial(int, "nine"), "ValueError: invalid literal .*nine")],
+)
+def test_a_process_of_the_compiler_that_dies_or_fails_is_an_error_and_no_answer(lower, words):
+    with pytest.raises(CompileError, match=words):
+        refusal(lower, {})
 
 
 def test_what_was_compiled_in_full_goes_before_what_a_program_is_said_to_need(tmp_path):

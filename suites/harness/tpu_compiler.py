@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -49,6 +49,9 @@ class Outcome(NamedTuple):
     temp_bytes: int | None = None
     flops: float | None = None
     bytes_accessed: float | None = None
+
+
+Refusal = Callable[[Mapping[str, str]], Outcome | None]  # of the compiler's options
 
 
 @cache
@@ -100,18 +103,22 @@ def compiled(lowered: jax.stages.Lowered, options: Mapping[str, str] = {}) -> Ou
         return failed(str(error), time.perf_counter() - start)
 
 
-def sized(lowered: jax.stages.Lowered) -> Outcome:
+def sized(lowered: jax.stages.Lowered, refusal: Refusal | None = None) -> Outcome:
     """What the compiler says that a program needs, in seconds and not in minutes.
 
     It asks that before it makes machine code, and gives up where a chip has less: of a chip with no memory, always.
-    With more memory it needs up to 0.4 % more, so it is asked once more, of a chip that lacks 1 %: 31.24 GiB without
-    memory, 31.26 with 27.3, 31.29 with any from 30.3 to 31.25. That decides whether a program is compiled for a chip,
-    and is above the peak of the compiled program: by 0.1 to 1.2 % in nine programs of the full architecture for v6e,
-    with peaks of 1.8 to 18.9 GiB, by 8 % in a tenth with 28.9. It leaves out machine code, 0.07 GiB of one like that
-    tenth, and vector memory, in which single layers have most activations.
+    With more memory it needs up to 0.4 % more on one device, and a quarter on two, so it is asked once more, of a chip
+    that lacks 1 %: 31.24 GiB without memory, 31.26 with 27.3, 31.29 with any from 30.3 to 31.25. That decides whether
+    a program is compiled for a chip, and is above the peak of the compiled program: by 0.1 to 1.2 % in nine programs of
+    the full architecture for v6e, with peaks of 1.8 to 18.9 GiB, by 8 % in a tenth with 28.9. It leaves out machine
+    code, 0.07 GiB of one like that tenth, and vector memory, in which single layers have most activations. A program
+    that is taken after all when 1 % is lacking needs the first answer at most.
 
+    Args:
+        refusal: asks the second time, and gives None of a program that is taken; left out, such a program is compiled
+            to the end.
     Returns:
-        `fits` is False, unless the program needs less with some memory than without, and so was compiled.
+        `fits` is False, unless the program was compiled to the end.
     Raises:
         CompileError: it fails for another reason.
     """
@@ -121,12 +128,19 @@ def sized(lowered: jax.stages.Lowered) -> Outcome:
         raise CompileError(f"the compiler takes a program for a chip without memory: it no longer heeds {MEMORY}")
     if first.peak_bytes is None:
         return first
-    return _compiled_with(lowered, int(SHORT * first.peak_bytes))._replace(seconds=time.perf_counter() - start)
+    short = int(SHORT * first.peak_bytes)
+    again = (refusal(_with(short)) or first) if refusal else _compiled_with(lowered, short)
+    return again._replace(seconds=time.perf_counter() - start)
 
 
 def _compiled_with(lowered: jax.stages.Lowered, memory: int) -> Outcome:
-    """Compile a program for a chip with so many bytes of memory, rounded to MiB."""
-    return compiled(lowered, {MEMORY: str(max(memory // 2**20, 1))})
+    """Compile a program for a chip with so many bytes of memory."""
+    return compiled(lowered, _with(memory))
+
+
+def _with(memory: int) -> dict[str, str]:
+    """The option that gives a chip so many bytes of memory, rounded to MiB."""
+    return {MEMORY: str(max(memory // 2**20, 1))}
 
 
 def compiled_program(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import jax
 
 import twinvae
 from suites.harness.programs import Answer, Compiler, Store, expected_seconds
+from suites.harness.taken import refusal
 from suites.harness.tpu_compiler import sharding_on
 from suites.memory.pieces import Piece
 
@@ -23,12 +25,15 @@ class Programs:
         label: of its model.
         chip: such as "v6e".
         starts: told the name of a program before it is compiled.
+        again: lowers a program in another process, for a compiler that stops one there; it can be pickled.
     """
 
     def __init__(
-        self, vae: twinvae.VideoVAE, label: str, chip: str, compiler: Compiler, starts: Say = lambda name: None
-    ) -> None:
+        self, vae: twinvae.VideoVAE, label: str, chip: str, compiler: Compiler, starts: Say = lambda name: None,
+        again: Callable[[str, Piece, int], jax.stages.Lowered] | None = None,
+    ) -> None:  # fmt: skip
         self.vae, self.label, self.chip, self.compiler, self.starts = vae, label, chip, compiler, starts
+        self.again = again
         self._lowered: dict[str, jax.stages.Lowered] = {}
         self._answers: dict[str, Answer] = {}
 
@@ -49,7 +54,11 @@ class Programs:
             lowered = self._lower(operation, piece, devices)
             if self.compiler.large and not self.compiler.recall(name, lowered):
                 self.starts(name)
-            self._answers[name] = self.compiler.ask(name, lowered)
+            compiler = self.compiler
+            if self.again:
+                refused = partial(refusal, partial(self.again, operation, piece, devices))
+                compiler = compiler._replace(compile=partial(compiler.compile, refusal=refused))
+            self._answers[name] = compiler.ask(name, lowered)
             del self._lowered[name]
         return self._answers[name]
 
@@ -66,14 +75,16 @@ class Programs:
     def _lower(self, operation: str, piece: Piece, devices: int) -> jax.stages.Lowered:
         name = self.name(operation, piece, devices)
         if name not in self._lowered:
-            sharding = sharding_on(self.chip, devices)
-            if piece.kind == "whole":
-                lower = self.vae.lower_encode if operation == "encode" else self.vae.lower_decode
-                self._lowered[name] = lower(piece.shape, sharding)
-            else:
-                first = piece.kind == "first"
-                self._lowered[name] = self.vae.lower_step(operation, piece.shape, sharding, first=first)
+            self._lowered[name] = lowered_for(self.chip, self.vae, operation, piece, devices)
         return self._lowered[name]
+
+
+def lowered_for(chip: str, vae: twinvae.VideoVAE, operation: str, piece: Piece, devices: int = 1) -> jax.stages.Lowered:
+    """A program for devices of a chip."""
+    sharding = sharding_on(chip, devices)
+    if piece.kind != "whole":
+        return vae.lower_step(operation, piece.shape, sharding, first=piece.kind == "first")
+    return (vae.lower_encode if operation == "encode" else vae.lower_decode)(piece.shape, sharding)
 
 
 class Progress:

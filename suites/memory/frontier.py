@@ -13,9 +13,11 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -27,7 +29,7 @@ from suites.harness.options import ROOT
 from suites.harness.programs import Answer
 from suites.harness.provenance import commit
 from suites.harness.records import describe
-from suites.memory.asking import Programs
+from suites.memory.asking import Programs, lowered_for
 from suites.memory.cases import DTYPE, LEANEST, Case, Form
 from suites.memory.pieces import Piece, pieces
 from suites.memory.search import Found, largest
@@ -195,6 +197,16 @@ def write_row(path: Path, row: Row) -> None:
     write_whole(path, "".join(rows[key].model_dump_json() + "\n" for key in sorted(rows)))
 
 
+def loaded() -> twinvae.VideoVAE:
+    """The backend whose reach is found out, in its leanest form."""
+    return twinvae.load(BACKEND, preset=PRESET, dtype=DTYPE, memory_budget=LEANEST)
+
+
+def lowered_again(chip: str, operation: str, piece: Piece, devices: int) -> jax.stages.Lowered:
+    """A program of it, in a process that has nothing yet."""
+    return lowered_for(chip, loaded(), operation, piece, devices)
+
+
 def explore(
     chip: str, baseline_dir: Path, console: Console, goals: Sequence[Goal] = GOALS, forms: Sequence[Form] = FORMS,
     confirm: bool = False, curve: bool = False,
@@ -210,14 +222,15 @@ def explore(
     console.print(
         f"{chip}: {spec.usable_gib} GiB" + (f" on each of {spec.devices} devices" if spec.devices > 1 else "")
     )
-    vae = twinvae.load(BACKEND, preset=PRESET, dtype=DTYPE, memory_budget=LEANEST)
+    vae = loaded()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(chip, total=len(goals) * len(forms))
 
         sizer = sizer_for(chip, baseline_dir, compiler_for(chip, baseline_dir, large=True))
-        programs = Programs(vae, PRESET, chip, sizer, lambda name: progress.console.print(f"  asking for {name}"))
+        programs = Programs(vae, PRESET, chip, sizer, lambda name: progress.console.print(f"  asking for {name}"),
+                            partial(lowered_again, chip))  # fmt: skip
         for goal in goals:
             for form in forms:
                 progress.update(task, description=f"{chip}, {goal.name}, {form}")
