@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--aot", type=chips, default=(), metavar="CHIPS",
                         help="compile all that has changed for these, such as v6e,v5e")  # fmt: skip
     parser.add_argument("--frontier", type=chips, default=(), metavar="CHIPS",
-                        help="find out how far these reach (5 minutes each, tpu7x an hour; once)")  # fmt: skip
+                        help="find out how far these reach (5 minutes each, tpu7x hours; once)")  # fmt: skip
     parser.add_argument("--confirm", action="store_true",
                         help="with --frontier: compile the largest that fits of each in full (hours)")  # fmt: skip
     parser.add_argument("--curve", action="store_true",
