@@ -54,5 +54,5 @@ def refusal(lower: Callable[[], jax.stages.Lowered], options: Mapping[str, str])
 def _compile(lower: Callable[[], jax.stages.Lowered], options: dict[str, str], folder: str, sender: Connection) -> None:
     try:
         sender.send(compiled(lower(), options | {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}))
-    except Exception as error:
+    except Exception as error:  # whatever it is, the process that waits is told, and raises it
         sender.send(f"{type(error).__name__}: {error}")
