@@ -211,6 +211,20 @@ def test_the_largest_is_confirmed_only_by_programs_that_were_compiled():
     assert [row.words for row in rows] == [str(8 * found.value + 1), f"{8 * found.value + 1}, compiled"]
 
 
+class Lowering:
+    """A backend whose programs are their shapes."""
+
+    backend, config, dtype = "flax", FULL, "bfloat16"
+
+    @staticmethod
+    def lower_decode(shape, sharding):
+        return SimpleNamespace(shape=shape, as_text=lambda: str(shape))
+
+    @staticmethod
+    def lower_step(operation, shape, sharding, first):
+        return SimpleNamespace(shape=shape, as_text=lambda: f"{shape} {first}")
+
+
 def test_where_the_largest_is_refused_when_it_is_compiled_the_search_goes_on_below(tmp_path, monkeypatch):
     """Said to need 10 MiB a latent, needing 0.6 % more: what is written was compiled, and fits."""
     budget, asked = CHIPS["v6e"].usable_bytes, []
@@ -223,20 +237,13 @@ def test_where_the_largest_is_refused_when_it_is_compiled_the_search_goes_on_bel
         need = int(said(lowered).peak_bytes * 1.006)
         return Outcome(need <= budget, need, 1.0)
 
-    class Vae:
-        backend, config, dtype = "flax", FULL, "bfloat16"
-
-        @staticmethod
-        def lower_decode(shape, sharding):
-            return SimpleNamespace(shape=shape, as_text=lambda: str(shape))
-
     def whole(chip, baseline_dir, large):
         return Compiler(Store(tmp_path / "programs.jsonl"), "t", "v", large, compile)
 
     def sizer(chip, baseline_dir, better):
         return Compiler(Store(tmp_path / "sizes.jsonl"), "t", "v", True, said, {"only": "sizes"}, better)
 
-    monkeypatch.setattr("twinvae.load", lambda *_, **__: Vae)
+    monkeypatch.setattr("twinvae.load", lambda *_, **__: Lowering)
     monkeypatch.setattr("suites.memory.asking.sharding_on", lambda chip, devices: None)
     monkeypatch.setattr("suites.memory.frontier.compiler_for", whole)
     monkeypatch.setattr("suites.memory.frontier.sizer_for", sizer)
@@ -257,17 +264,6 @@ def test_where_the_largest_is_refused_when_it_is_compiled_the_search_goes_on_bel
 def test_a_curve_is_kept_where_it_is_known_and_asked_for_where_that_is_wanted(tmp_path, monkeypatch):
     asked = []
 
-    class Vae:
-        backend, config, dtype = "flax", FULL, "bfloat16"
-
-        @staticmethod
-        def lower_decode(shape, sharding):
-            return SimpleNamespace(shape=shape, as_text=lambda: str(shape))
-
-        @staticmethod
-        def lower_step(operation, shape, sharding, first):
-            return SimpleNamespace(shape=shape, as_text=lambda: f"{shape} {first}")
-
     def said(lowered, refusal=None):
         asked.append(lowered.shape[1])
         return Outcome(False, lowered.shape[1] * 10 * 2**20, 1.0)
@@ -275,7 +271,7 @@ def test_a_curve_is_kept_where_it_is_known_and_asked_for_where_that_is_wanted(tm
     def sizer(chip, baseline_dir, better):
         return Compiler(Store(tmp_path / "sizes.jsonl"), "t", "v", True, said, {"only": "sizes"})
 
-    monkeypatch.setattr("twinvae.load", lambda *_, **__: Vae)
+    monkeypatch.setattr("twinvae.load", lambda *_, **__: Lowering)
     monkeypatch.setattr("suites.memory.asking.sharding_on", lambda chip, devices: None)
     monkeypatch.setattr("suites.memory.frontier.sizer_for", sizer)
 

@@ -71,7 +71,7 @@ def test_prediction_stands_beside_measurement_and_pytorch(off, failing, tmp_path
     assert "memory-prediction.svg" in text
 
 
-def test_the_frontier_is_a_table_and_a_picture(tmp_path):
+def test_the_frontier_is_a_table_and_a_picture_with_what_was_published(tmp_path, monkeypatch):
     records = [
         Record(**COMMON, dtype="bfloat16", case=f"{budget} GB ({chip}), streamed", metric="most frames at 768x1360",
                value=frames, unit="frames", better="higher", note=f"{frames}; found 2026-11-21")
@@ -87,6 +87,13 @@ def test_the_frontier_is_a_table_and_a_picture(tmp_path):
     _, text = page(tmp_path, AOT, records, curves)
     assert "| 32 GB (v6e), streamed | 249" in text
     assert "memory-frontier.svg" in text
+    drawn = tmp_path / "out" / "tpu-v6e-aot" / "figures" / "memory-frontier.svg"
+    with_crosses = drawn.read_text()
+    page(tmp_path, AOT, records, curves)
+    assert drawn.read_text() == with_crosses
+    monkeypatch.setattr("reports.figures.memory.PUBLISHED", ())
+    page(tmp_path, AOT, records, curves)
+    assert drawn.read_text() != with_crosses
 
 
 def test_chips_whose_devices_have_about_as_much_memory_share_a_line(tmp_path):
