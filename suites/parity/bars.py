@@ -1,4 +1,4 @@
-"""The bars that parity is held to, and how an array becomes records that are held to them."""
+"""The bars that parity is held to, the clips that they are sound for, and how arrays become records held to them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ class Bar(NamedTuple):
 ROUNDING = 10.0
 # A bfloat16 value has 8 bits: errors are held against those that PyTorch makes in bfloat16 itself.
 VS_TORCH = Bar(1.25, 1.2, 1.0, unit="x")
+# What a whole model in bfloat16 errs by is in part chance. With a processor's newer instructions and without, which is
+# the same function rounded at other places, it was apart by a factor of up to 1.54 for one clip, and of 1.06 for 16
+# together; over PyTorch's own error it came to 1.52 and 1.12.
+DRAWS = 16
 
 WHOLE: dict[str, dict[str, Bar]] = {
     "float64": {
@@ -44,11 +48,10 @@ WHOLE: dict[str, dict[str, Bar]] = {
         "psnr": Bar(100, 0.1, 120, "higher", "dB"),
         "ssim": Bar(1 - 1e-6, 1e-6, 1 - 1e-7, "higher"),
     },
-    # Eager and jitted programs of both backends, which are the same function, are apart by a factor of 1.34.
     "bfloat16": {
-        "mae": Bar(None, 1.5, 0),
+        "mae": Bar(None, 1.2, 0),
         "max_abs": Bar(None, 2, 0),
-        "relative_l2": Bar(None, 1.5, 0),
+        "relative_l2": Bar(None, 1.2, 0),
         "cosine": Bar(None, 1e-3, 0, "higher"),
         "psnr": Bar(None, 0.1, 0, "higher", "dB"),
         "ssim": Bar(None, 0.1, 0, "higher"),
@@ -72,7 +75,16 @@ BLOCK: dict[str, dict[str, Bar]] = {
     "bfloat16": {"max_abs": Bar(None, 2, 0), "mae": Bar(None, 1.2, 0), "mae_vs_torch": VS_TORCH},
 }
 
+# Of one clip alone, where 16 are too many to compute.
+ONE_DRAW = {"mae": Bar(None, 1.5, 0), "relative_l2": Bar(None, 1.5, 0)}
+
 Arrays = Mapping[str, np.ndarray]
+
+
+def drawn(video: np.ndarray, dtype: str) -> np.ndarray:
+    """What errors are measured on: a clip [1, t, h, w, c], and in bfloat16 copies of it too, each a pixel further."""
+    shifts = range(DRAWS if dtype == "bfloat16" else 1)
+    return np.concatenate([np.roll(video, pixels, axis=3) for pixels in shifts])
 
 
 def precise(dtype: str) -> str:
