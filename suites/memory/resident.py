@@ -30,6 +30,7 @@ def main() -> None:
     for name in ("backend", "preset", "dtype", "operation"):
         parser.add_argument(name)
     parser.add_argument("shape", type=json.loads, help="of the input, such as [1, 2, 12, 20, 16]")
+    parser.add_argument("--compile", action="store_true", help="print what the compiler says, and run nothing")
     given = parser.parse_args()
     import twinvae
 
@@ -53,15 +54,18 @@ def of_jax(vae: Any, given: argparse.Namespace, clip: np.ndarray) -> dict[str, f
 
     lowered = (vae.lower_decode if given.operation == "decode" else vae.lower_encode)(clip.shape)
     program, outcome = compiled_program(lowered)
-    arguments = jax.block_until_ready((vae.params, jax.numpy.asarray(clip)))
-    device = jax.devices()[0]
-    with resident() if device.platform == "cpu" else allocated(device) as found:
-        jax.block_until_ready(program(*arguments))
-    return found | {
+    said = {
         "peak": outcome.peak_bytes,
         "predicted above idle": outcome.peak_bytes - outcome.argument_bytes,
         "compiling": outcome.seconds,
     }
+    if given.compile:
+        return said
+    arguments = jax.block_until_ready((vae.params, jax.numpy.asarray(clip)))
+    device = jax.devices()[0]
+    with resident() if device.platform == "cpu" else allocated(device) as found:
+        jax.block_until_ready(program(*arguments))
+    return said | found
 
 
 @contextmanager
@@ -105,11 +109,20 @@ def sampled(value: Callable[[], int], seconds: float = 0.002) -> Iterator[list[i
 
 @contextmanager
 def allocated(device: Any) -> Iterator[dict[str, float]]:
-    """What a device's allocator held at the most, beyond what it held before: its mark covers the whole process."""
-    before = device.memory_stats()
-    found: dict[str, float] = {"idle": before["bytes_in_use"]}
+    """What a device's allocator held at the most, beyond what it held before.
+
+    Its mark covers the whole process, and loading a model may have set it: ballast brings what is held up to it, so
+    that all that the block takes comes on top.
+    """
+    import jax
+
+    held = device.memory_stats()
+    found: dict[str, float] = {"idle": held["bytes_in_use"]}
+    ballast = jax.device_put(np.zeros(held["peak_bytes_in_use"] - held["bytes_in_use"], np.uint8), device)
+    before = device.memory_stats()["bytes_in_use"]
     yield found
-    found["above idle"] = device.memory_stats()["peak_bytes_in_use"] - before["bytes_in_use"]
+    found["above idle"] = device.memory_stats()["peak_bytes_in_use"] - before
+    ballast.delete()
 
 
 if __name__ == "__main__":
