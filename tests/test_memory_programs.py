@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from functools import partial
-from multiprocessing import active_children
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import psutil
 import pytest
 
 from suites.harness.libtpu import CHIPS, INSTALL, chip_of, installed, platform_of
@@ -287,6 +289,36 @@ class Slow:
 def test_the_compiler_is_stopped_when_it_has_taken_a_program():
     assert refusal(Slow, {}) is None
     assert not active_children()
+
+
+@dataclass
+class Endless:
+    """A program of which machine code is made for a minute; the process that does it says which one it is."""
+
+    process: Path
+
+    def __call__(self):
+        self.process.write_text(str(os.getpid()))
+        time.sleep(60)
+
+
+def test_the_compiler_ends_with_the_process_that_asked_however_that_was_stopped(tmp_path):
+    program = Endless(tmp_path / "process")
+    asking = get_context("spawn").Process(target=refusal, args=(program, {}))
+    asking.start()
+    until(lambda: program.process.exists() and program.process.read_text())
+    compiling = psutil.Process(int(program.process.read_text()))
+    asking.kill()
+    asking.join()
+    until(lambda: not compiling.is_running() or compiling.status() == psutil.STATUS_ZOMBIE)
+
+
+def until(happened, seconds=50):
+    """Wait for it; a busy machine may take long to start two processes."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -52,7 +54,14 @@ def refusal(lower: Callable[[], jax.stages.Lowered], options: Mapping[str, str])
 
 
 def _compile(lower: Callable[[], jax.stages.Lowered], options: dict[str, str], folder: str, sender: Connection) -> None:
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     try:
         sender.send(compiled(lower(), options | {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}))
     except Exception as error:  # whatever it is, the process that waits is told, and raises it
         sender.send(f"{type(error).__name__}: {error}")
+
+
+def _end_with_the_parent() -> None:
+    """Whoever asked may be stopped without a chance to stop this process, which would compile for an hour in vain."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
