@@ -25,6 +25,8 @@ def test_the_whole_vae_computes_what_diffusers_computes(
     vae, load, model, mode, dtype, clip, once, record, exhibit, options
 ):
     video = clip(*LARGE) if model.is_large else drawn(clip(*SMALL), dtype)
+    # PyTorch's own float32 is past the bar: 1.96e-6 on a processor without AVX-512, where both backends are at 3.7e-7.
+    truth = "float64" if model.is_large else precise(dtype)
 
     def reference(dtype: str) -> dict[str, np.ndarray]:
         key = (__name__, model.label, dtype, len(video))
@@ -34,15 +36,16 @@ def test_the_whole_vae_computes_what_diffusers_computes(
     def outputs(vae: VideoVAE, latents: np.ndarray | None, dtype: str) -> dict[str, np.ndarray]:
         posterior = vae.encode(video)
         if latents is None:
-            latents = reference("float32")["mean"] if dtype == "bfloat16" else posterior.mean
+            latents = posterior.mean if dtype == truth else reference(truth)["mean"]
         outputs = {"mean": posterior.mean, "logvar": posterior.logvar, "decode": vae.decode(latents)}
-        if dtype != "bfloat16":  # where noise drawn for it is another
-            outputs["sample"] = posterior.sample(KEY)
         if not model.is_large:
             outputs["reconstruct"] = vae(video)
+            if dtype != "bfloat16":  # in a dtype other than the truth's, other noise is drawn
+                outputs["sample"] = posterior.sample(KEY)
         return {name: np.asarray(array) for name, array in outputs.items()}
 
-    expected, in_torch = reference(precise(dtype)), reference(dtype)
+    expected = reference(truth)
+    in_torch = reference(dtype) if dtype == "bfloat16" else expected
     found = outputs(vae, expected["mean"], dtype)
     check_shapes(found, {name: expected[name] for name in found})
     check_dtypes(found, dtype)
