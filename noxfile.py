@@ -88,10 +88,10 @@ def tests(session: nox.Session) -> None:
         return
     numbers = [f"suites/{suite}" for suite in SUITES if suite not in TIMED]
     other = ("--backend", "torchax", "--report-dir", "build/reports/torchax")
-    with beside(session, *quick, *numbers, *other):
-        python(session, *quick, *pages, "tests", *numbers, "--backend", "flax")
+    with beside(session, *quick, "tests", *numbers, *other):
+        python(session, *quick, *pages, *numbers, "--backend", "flax")
+        python(session, "-m", "pytest", *pages, "suites/memory", "--platform", "tpu-v6e-aot")
     python(session, *quick, *pages, *(f"suites/{suite}" for suite in TIMED))
-    python(session, "-m", "pytest", *pages, "suites/memory", "--platform", "tpu-v6e-aot")
 
 
 @nox.session
