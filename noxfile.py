@@ -65,7 +65,7 @@ def _suite_session(suite: str) -> None:
     def run_suite(session: nox.Session) -> None:
         python(session, "-m", "pytest", f"suites/{suite}", *session.posargs)
 
-    run_suite.func.__doc__ = f"Run the {suite} suite and write reports/<platform>/{suite}.md."
+    run_suite.func.__doc__ = f"Run the {suite} suite and write reports/local/<platform>/{suite}.md."
 
 
 for suite in SUITES:
@@ -103,31 +103,31 @@ def gate(session: nox.Session) -> None:
 @nox.session
 def faults(session: nox.Session) -> None:
     """Try the suites: plant porting faults in copies of the checkout, and see which are caught, and how soon."""
-    python(session, "-m", "suites.faults", *session.posargs)
+    python(session, "-m", "trials.faults", *session.posargs)
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """Try the suites on unchanged code, over and over, in random order and under load: false alarms."""
-    python(session, "-m", "suites.faults.soak", *session.posargs)
+    python(session, "-m", "trials.soak", *session.posargs)
 
 
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Try the tests: a sample of small changes to the sources, made by a tool, and whether some test fails of each."""
-    python(session, "-m", "suites.faults.mutants", *session.posargs)
+    python(session, "-m", "trials.mutants", *session.posargs)
 
 
 @nox.session
 def report(session: nox.Session) -> None:
     """Write the pages again from the records of the last runs."""
-    python(session, "-m", "reports", "report", *session.posargs)
+    python(session, "-m", "twinvae.bench.accepting", "report", *session.posargs)
 
 
 @nox.session
 def baseline(session: nox.Session) -> None:
     """Accept the last runs as baselines, after showing what would change."""
-    python(session, "-m", "reports", "baseline", *session.posargs)
+    python(session, "-m", "twinvae.bench.accepting", "baseline", *session.posargs)
 
 
 @nox.session

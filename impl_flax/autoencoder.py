@@ -22,8 +22,8 @@ from impl_flax.params import to_torch_layout
 from twinvae.blocks import block_names
 from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
 from twinvae.forms import FORMS, WHOLE, Form
-from twinvae.jax_backend import JaxVideoVAE, Params
-from twinvae.slabs import Slabs, source_of
+from twinvae.jax.backend import JaxVideoVAE, Params
+from twinvae.jax.slabs import Slabs, source_of
 from twinvae.tiles import Operation
 
 

@@ -17,7 +17,7 @@ from impl_flax.layers import (
     Linear,
     activate,
 )
-from twinvae.slabs import Slabs, Source
+from twinvae.jax.slabs import Slabs, Source
 
 TimeEmbedding = Float[Array, "b e"]
 

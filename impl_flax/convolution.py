@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from twinvae.convolution import Pads, convolve2d, convolve3d
+from twinvae.jax.convolution import Pads, convolve2d, convolve3d
 
 
 def conv3d(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from impl_flax.convolution import conv2d, conv3d, upsampled_conv2d
 from impl_flax.convolution import linear as linear_product
-from twinvae.slabs import COLUMNS, HALO, ROWS, Frames, Slabs, Source, cut, fill, source_of, with_halo
+from twinvae.jax.slabs import COLUMNS, HALO, ROWS, Frames, Slabs, Source, cut, fill, source_of, with_halo
 
 Cache = Any
 

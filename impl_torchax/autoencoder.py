@@ -18,8 +18,8 @@ from impl_torchax.modules import as_torch, fitted, needed_cache, without_weights
 from twinvae.blocks import block_names
 from twinvae.config import VAEConfig
 from twinvae.forms import FORMS, WHOLE, Form
-from twinvae.jax_backend import JaxVideoVAE
-from twinvae.slabs import Slabs
+from twinvae.jax.backend import JaxVideoVAE
+from twinvae.jax.slabs import Slabs
 from twinvae.tiles import Operation
 
 Params = dict[str, jax.Array]

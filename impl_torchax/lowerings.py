@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from jaxtyping import Array, Float
 
-from twinvae.convolution import convolve2d, convolve3d
-from twinvae.slabs import HALO, ROWS, Slabs, axis_major, cut, fill, with_halo
+from twinvae.jax.convolution import convolve2d, convolve3d
+from twinvae.jax.slabs import HALO, ROWS, Slabs, axis_major, cut, fill, with_halo
 
 _slabs: ContextVar[Slabs | None] = ContextVar("slabs", default=None)
 

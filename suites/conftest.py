@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import twinvae
-from suites.harness.clips import Clip, read_clip, synthetic_clip
-from suites.harness.effort import little_effort
-from suites.harness.options import OPTIONS, Model, Options
-from suites.harness.plugin import axis_fields, keep, run_file, suite_of
-from suites.harness.records import Record
+from twinvae.bench.clips import Clip, read_clip, synthetic_clip
+from twinvae.bench.effort import little_effort
+from twinvae.bench.options import OPTIONS, Model, Options
+from twinvae.bench.plugin import axis_fields, keep, run_file, suite_of
+from twinvae.bench.records import Record
 from twinvae.registry import REFERENCE
 
 Load = Callable[[str, Model, str, str], twinvae.VideoVAE]

@@ -6,7 +6,7 @@ from typing import Any
 
 from twinvae.config import PRESETS, VAEConfig
 from twinvae.interface import ConvCache, FrameStream, VideoVAE
-from twinvae.memory import Plan
+from twinvae.jax.memory import Plan
 from twinvae.posterior import Posterior
 from twinvae.registry import Layer, backend_module, backends
 
@@ -56,7 +56,7 @@ def load(
     from twinvae.arrays import checked_dtype
     from twinvae.checkpoint import fingerprint, read_checkpoint, seeded_tensors
     from twinvae.config import preset_config
-    from twinvae.memory import parse_size
+    from twinvae.jax.memory import parse_size
 
     module = backend_module(backend)
     checked_dtype(dtype)

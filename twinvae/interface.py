@@ -15,10 +15,10 @@ from twinvae import arrays
 from twinvae.config import VAEConfig
 from twinvae.forms import WHOLE, Form
 from twinvae.frames import continued_batches, frame_batches
-from twinvae.memory import Plan
+from twinvae.jax.memory import Plan
+from twinvae.jax.tiling import run_tiles
 from twinvae.posterior import Posterior
 from twinvae.tiles import Operation, TileGrid, TileSettings
-from twinvae.tiling import run_tiles
 
 if TYPE_CHECKING:
     import jax
@@ -158,7 +158,7 @@ class VideoVAE(ABC):
 
     @abstractmethod
     def _blend(self, tile: Video, neighbour: Video, extent: int, axis: int) -> Video:
-        """Blend the first `extent` cells of a tile with the last ones of its neighbour (see `twinvae.tiling`)."""
+        """Blend the first `extent` cells of a tile with the last ones of its neighbour (see `twinvae.jax.tiling`)."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -299,7 +299,7 @@ class VideoVAE(ABC):
 
     def as_diffusers(self) -> Any:
         """A drop-in for `pipe.vae`: torch in, torch out, [batch, channel, time, height, width]."""
-        from twinvae.diffusers_adapter import DiffusersVAE
+        from twinvae.torch.adapter import DiffusersVAE
 
         return DiffusersVAE(self)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from suites.frames.runs import Clip, Operation, whole
-from suites.parity.bars import WHOLE, check_shapes, hold, measured, precise
+from twinvae.bench.bars import WHOLE, check_shapes, hold, measured, precise
 from twinvae.registry import REFERENCE
 
 LONGEST = 81  # frames; 21 latents

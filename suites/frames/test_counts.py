@@ -8,7 +8,7 @@ from diffusers import AutoencoderKLCogVideoX
 
 import twinvae
 from suites.frames.runs import BATCH_SIZE, label, stream, whole
-from suites.harness.xla_cost import NETWORK, compiled, stages
+from twinvae.bench.xla_cost import NETWORK, compiled, stages
 from twinvae.frames import round_trip
 
 DEFAULT = {"encode": 8, "decode": 2}

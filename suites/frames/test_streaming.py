@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from suites.frames.runs import batched, differing, label, output_batches, stream, whole
-from suites.harness.xla_cost import NETWORK, compiled, stages
-from suites.parity.bars import ROUNDING, Bar, hold, measured
 from twinvae import ConvCache
 from twinvae.arrays import DTYPES, dtype_scope
+from twinvae.bench.bars import ROUNDING, Bar, hold, measured
+from twinvae.bench.xla_cost import NETWORK, compiled, stages
 from twinvae.frames import frame_batches
 from twinvae.registry import REFERENCE
 

@@ -9,7 +9,7 @@ import argparse
 import subprocess
 import sys
 
-from suites.harness.libtpu import CHIPS, INSTALL, installed, platform_of
+from twinvae.bench.aot.libtpu import CHIPS, INSTALL, installed, platform_of
 
 DEFAULT_CHIP = "v6e"
 

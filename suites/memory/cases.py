@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from suites.harness.libtpu import chip_of
-from suites.harness.options import Model, Options
+from twinvae.bench.aot.libtpu import chip_of
+from twinvae.bench.options import Model, Options
 from twinvae.registry import REFERENCE
 from twinvae.tiles import Operation
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import twinvae
-from suites.harness.libtpu import CHIPS, INSTALL, chip_of, installed
-from suites.harness.options import OPTIONS, Model, Options
-from suites.harness.programs import Compiler
-from suites.memory.asking import Programs, Progress
 from suites.memory.cases import CHIPS as DEALT_OUT
 from suites.memory.cases import LEANEST, Case
+from suites.memory.lowered import Programs, Progress
 from suites.memory.pieces import Piece, pieces
 from suites.memory.stores import compiler_for, sizer_for
+from twinvae.bench.aot.libtpu import CHIPS, INSTALL, chip_of, installed
+from twinvae.bench.aot.programs import Compiler
+from twinvae.bench.options import OPTIONS, Model, Options
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -23,17 +23,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import twinvae
-from reports.files import write_whole
-from suites.harness.libtpu import CHIPS, INSTALL, expect_no_tpu, installed
-from suites.harness.options import ROOT
-from suites.harness.programs import Answer
-from suites.harness.provenance import commit
-from suites.harness.records import describe
-from suites.memory.asking import Programs, lowered_for
 from suites.memory.cases import DTYPE, LEANEST, Case, Form
+from suites.memory.lowered import Programs, lowered_for
 from suites.memory.pieces import Piece, pieces
 from suites.memory.search import Found, largest
 from suites.memory.stores import compiler_for, sizer_for
+from twinvae.bench.aot.libtpu import CHIPS, INSTALL, expect_no_tpu, installed
+from twinvae.bench.aot.programs import Answer
+from twinvae.bench.files import write_whole
+from twinvae.bench.places import BASELINES
+from twinvae.bench.provenance import commit
+from twinvae.bench.records import describe
 
 BACKEND, PRESET = "flax", "cogvideox-2b"
 FORMS: tuple[Form, ...] = ("one program", "streamed", "tiled")
@@ -284,7 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 well, 2 nothing could be done, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m suites.memory.frontier", description=__doc__)
     parser.add_argument("chips", nargs="*", default=list(CHIPS), help=f"of {', '.join(CHIPS)} (default: all)")
-    parser.add_argument("--baseline-dir", type=Path, default=ROOT / "baselines")
+    parser.add_argument("--baseline-dir", type=Path, default=BASELINES)
     parser.add_argument("--form", action="append", choices=FORMS, help="this way alone; may be repeated (default: all)")
     parser.add_argument("--goal", action="append", choices=[goal.name for goal in GOALS],
                         help="this alone; may be repeated (default: all)")  # fmt: skip

@@ -50,7 +50,7 @@ def of_jax(vae: Any, given: argparse.Namespace, clip: np.ndarray) -> dict[str, f
     """The clip as one program, with the compiler's word beside what is measured."""
     import jax
 
-    from suites.harness.tpu_compiler import compiled_program
+    from twinvae.bench.aot.tpu_compiler import compiled_program
 
     lowered = (vae.lower_decode if given.operation == "decode" else vae.lower_encode)(clip.shape)
     program, outcome = compiled_program(lowered)

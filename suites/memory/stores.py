@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
-from suites.harness.libtpu import CHIPS, installed, platform_of
-from suites.harness.programs import Compiler, Store
-from suites.harness.tpu_compiler import MEMORY, SHORT, sized
-from twinvae.compiling import compiler_options
+from twinvae.bench.aot.libtpu import CHIPS, installed, platform_of
+from twinvae.bench.aot.programs import Compiler, Store
+from twinvae.bench.aot.tpu_compiler import MEMORY, SHORT, sized
+from twinvae.jax.compiling import compiler_options
 
 
 def compiler_for(chip: str, baseline_dir: Path, large: bool) -> Compiler:

@@ -9,12 +9,12 @@ import torch
 from diffusers.models.autoencoders import autoencoder_kl_cogvideox as diffusers_layers
 
 import twinvae
-from suites.harness.libtpu import CHIPS
-from suites.harness.tpu_compiler import sharding_on
 from suites.memory import cases
 from suites.memory.cases import CEILINGS_OF, GB, LAYERS, SHARE_LIMIT
 from suites.memory.pieces import peak, pieces, weight_bytes
-from twinvae.compiling import compiler_options
+from twinvae.bench.aot.libtpu import CHIPS
+from twinvae.bench.aot.tpu_compiler import sharding_on
+from twinvae.jax.compiling import compiler_options
 
 TOLERANCE = 0.02
 HOW = "nox -s memory -- --aot {chip}"

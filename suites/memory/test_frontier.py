@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from suites.harness.libtpu import CHIPS, chip_of
-from suites.harness.options import Options
 from suites.memory.frontier import FILE, GOALS, in_order, read_rows
 from suites.memory.pieces import pieces
+from twinvae.bench.aot.libtpu import CHIPS, chip_of
+from twinvae.bench.options import Options
 
 
 def reached(options: Options) -> list[dict[str, Any]]:

@@ -13,12 +13,12 @@ import jax
 import pytest
 
 import twinvae
-from suites.harness.options import ROOT
-from suites.harness.tpu_compiler import compiled
 from suites.memory import cases
 from suites.memory.cases import PREDICTION_LIMIT
 from suites.memory.pieces import input_shape
 from suites.memory.resident import ENVIRONMENT
+from twinvae.bench.aot.tpu_compiler import compiled
+from twinvae.bench.places import ROOT
 from twinvae.forms import ROW_SLABS, WHOLE
 from twinvae.registry import REFERENCE
 

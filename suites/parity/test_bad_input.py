@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import twinvae
-from suites.parity.bars import check_shapes
+from twinvae.bench.bars import check_shapes
 from twinvae.registry import REFERENCE
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

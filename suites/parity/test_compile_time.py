@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from suites.harness.xla_cost import compiled, stages
+from twinvae.bench.xla_cost import compiled, stages
 
 SHORT, LONG = 5, 13  # latent frames: 17 and 49 frames of video
 LIMIT = 1.3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from suites.frames.runs import BATCH_SIZE, whole
-from suites.parity.bars import WHOLE, check_shapes, hold, measured
+from twinvae.bench.bars import WHOLE, check_shapes, hold, measured
 from twinvae.forms import WHOLE as WHOLE_FRAMES
 from twinvae.registry import REFERENCE
 

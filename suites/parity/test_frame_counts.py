@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from suites.parity.bars import WHOLE, check_shapes, hold, measured, precise
+from twinvae.bench.bars import WHOLE, check_shapes, hold, measured, precise
 from twinvae.registry import REFERENCE
 
 # Frames, batch, height and width; the videos' sides are no multiples of 8. Two unlike items see all that a single one

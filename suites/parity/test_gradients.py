@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from suites.parity.bars import ROUNDING, Bar, check_shapes, hold, measured
+from twinvae.bench.bars import ROUNDING, Bar, check_shapes, hold, measured
 from twinvae.registry import REFERENCE
 
 VIDEO = (1, 8, 9, 18)

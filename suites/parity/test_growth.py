@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from suites.parity.bars import BLOCK, check_dtypes, check_shapes, drawn, hold, measured, precise
-from suites.parity.torch_bfloat16 import ProductsInFloat32
+from twinvae.bench.bars import BLOCK, check_dtypes, check_shapes, drawn, hold, measured, precise
+from twinvae.bench.torch_bfloat16 import ProductsInFloat32
 from twinvae.registry import REFERENCE
 
 # Frames, height and width of the clip. A small model is run op by op (or as was chosen), which compiles nothing

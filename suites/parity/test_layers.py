@@ -12,8 +12,8 @@ import torch
 from diffusers.models.autoencoders import autoencoder_kl_cogvideox as diffusers_layers
 
 import twinvae
-from suites.parity.bars import LAYER, check_dtypes, check_shapes, hold, measured, precise
 from twinvae.arrays import DTYPES
+from twinvae.bench.bars import LAYER, check_dtypes, check_shapes, hold, measured, precise
 from twinvae.registry import REFERENCE
 
 

@@ -22,8 +22,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 import twinvae
-from suites.parity.bars import ROUNDING, Bar, check_shapes, hold, measured
 from twinvae import PRESETS
+from twinvae.bench.bars import ROUNDING, Bar, check_shapes, hold, measured
 from twinvae.checkpoint import seeded_tensors, write_checkpoint
 
 HEIGHT, WIDTH, FRAMES, TEXT = 32, 48, 9, 8

@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-from suites.parity.bars import ROUNDING, Bar, check_shapes, hold, measured
 from twinvae import Posterior
 from twinvae.arrays import DTYPES, dtype_scope, to_torch
+from twinvae.bench.bars import ROUNDING, Bar, check_shapes, hold, measured
 
 SHAPE = (2, 3, 4, 5, 6)  # three latent channels
 # Log-variances inside the clamp, far past both of its ends [-30, 20], and where they overflow.

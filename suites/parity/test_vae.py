@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from suites.parity.bars import ONE_DRAW, WHOLE, check_dtypes, check_shapes, drawn, hold, measured, precise
-from suites.parity.torch_bfloat16 import ProductsInFloat32
 from twinvae import VideoVAE
+from twinvae.bench.bars import ONE_DRAW, WHOLE, check_dtypes, check_shapes, drawn, hold, measured, precise
+from twinvae.bench.torch_bfloat16 import ProductsInFloat32
 from twinvae.registry import REFERENCE
 
 # Frames, height and width of the clip; the small one's sides are no multiples of 8.

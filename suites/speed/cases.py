@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from suites.harness.options import Model, Options
+from twinvae.bench.options import Model, Options
 from twinvae.registry import REFERENCE
 from twinvae.tiles import Operation
 

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from suites.harness.options import Model, Options
 from suites.speed.cases import PYTORCH, Contender, Group
 from suites.speed.clock import replay
 from suites.speed.contenders import load, out_of_memory
 from suites.speed.measure import Measured, measure
 from twinvae import VideoVAE
+from twinvae.bench.options import Model, Options
 
 Values = list[dict[str, Any]]
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 import twinvae
-from suites.harness.timing import Run
-from suites.harness.xla_cost import dispatches, program_costs
 from suites.speed.cases import Contender, Group
 from twinvae import VideoVAE, arrays
+from twinvae.bench.timing import Run
+from twinvae.bench.xla_cost import dispatches, program_costs
 from twinvae.frames import latent_count
-from twinvae.jax_backend import JaxVideoVAE
+from twinvae.jax.backend import JaxVideoVAE
 from twinvae.registry import REFERENCE
 
 TORCH_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -25,15 +25,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from reports.baselines import Entry
-from reports.verdicts import STATUSES, judge
-from suites.harness.options import Model
-from suites.harness.records import Record
-from suites.harness.timing import QUIET, foreign_load
 from suites.speed.cases import PYTORCH, Contender, Group, Size
 from suites.speed.contenders import load
 from suites.speed.measure import RATIO_TOLERANCE, measure, vs_reference
 from twinvae import VideoVAE
+from twinvae.bench.baselines import Entry
+from twinvae.bench.options import Model
+from twinvae.bench.records import Record
+from twinvae.bench.timing import QUIET, foreign_load
+from twinvae.bench.verdicts import STATUSES, judge
 from twinvae.config import preset_config
 
 FLAX = Contender("flax", "jit")

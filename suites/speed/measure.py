@@ -11,7 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from suites.harness.timing import (
+from suites.speed.cases import COMPILED, PYTORCH, VS_COMPILED, VS_JIT, VS_REFERENCE, Contender, Group
+from suites.speed.contenders import evidence, input_of, load, out_of_memory, ready
+from suites.speed.peak import nominal_flops, peak
+from twinvae import VideoVAE
+from twinvae.bench.timing import (
     ENOUGH,
     FASTEST,
     QUIET,
@@ -23,11 +27,7 @@ from suites.harness.timing import (
     ratio,
     time_in_turn,
 )
-from suites.harness.xla_cost import PRODUCTS_IN_FLOAT32, compiled, seconds_by_stage, stages
-from suites.speed.cases import COMPILED, PYTORCH, VS_COMPILED, VS_JIT, VS_REFERENCE, Contender, Group
-from suites.speed.contenders import evidence, input_of, load, out_of_memory, ready
-from suites.speed.peak import nominal_flops, peak
-from twinvae import VideoVAE
+from twinvae.bench.xla_cost import PRODUCTS_IN_FLOAT32, compiled, seconds_by_stage, stages
 from twinvae.registry import REFERENCE
 
 RATIO_TOLERANCE = 0.05  # how far a ratio may move before it has got worse

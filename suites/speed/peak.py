@@ -12,9 +12,9 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch.utils.flop_counter import FlopCounterMode
 
-from suites.harness.timing import Run, time_in_turn
 from suites.speed.cases import Group
 from suites.speed.contenders import TORCH_DEVICE, full_precision, input_of
+from twinvae.bench.timing import Run, time_in_turn
 
 
 class Sizes(NamedTuple):

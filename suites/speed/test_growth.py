@@ -13,9 +13,9 @@ import torch
 from diffusers.models.autoencoders import autoencoder_kl_cogvideox as diffusers_layers
 
 import twinvae
-from suites.harness.xla_cost import program_costs, written_operations
 from suites.speed.clock import replay, replay_clock
 from suites.speed.measure import EXACT_TOLERANCE
+from twinvae.bench.xla_cost import program_costs, written_operations
 
 pytestmark = [
     pytest.mark.benchmark(timer=replay_clock),

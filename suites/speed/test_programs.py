@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import pytest
 
 import twinvae
-from suites.harness.effort import little_effort
-from suites.harness.xla_cost import NETWORK, compiled, dispatches, stages
 from suites.speed.cases import compiled as compiled_cases
 from suites.speed.clock import replay, replay_clock
 from suites.speed.measure import compilation_values, program_values
+from twinvae.bench.effort import little_effort
+from twinvae.bench.xla_cost import NETWORK, compiled, dispatches, stages
 from twinvae.tiles import TileSettings
 
 # Latents: a clip of one frame batch, one of three, and the same of frames four times as large, in tiles; then in tiles

@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from suites.harness.options import ROOT
-from suites.harness.timing import Timings, foreign_load, ratio
 from suites.speed.clock import replay, replay_clock
 from suites.speed.measure import ratio_fields
+from twinvae.bench.places import ROOT
+from twinvae.bench.timing import Timings, foreign_load, ratio
 
 PAIRS = 2  # of a process with an empty cache and one with what it left
 LIMIT = 0.5

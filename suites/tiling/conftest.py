@@ -8,8 +8,8 @@ import pytest
 
 import twinvae
 from suites.conftest import Load
-from suites.harness.options import Model
-from suites.parity.bars import precise
+from twinvae.bench.bars import precise
+from twinvae.bench.options import Model
 from twinvae.registry import REFERENCE
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import twinvae
-from suites.harness import metrics
-from suites.parity.bars import ROUNDING, Bar, hold
+from twinvae.bench import metrics
+from twinvae.bench.bars import ROUNDING, Bar, hold
+from twinvae.jax.tiling import HEIGHT, WIDTH, run_tiles
 from twinvae.tiles import Axis, TileGrid, TileSettings
-from twinvae.tiling import HEIGHT, WIDTH, run_tiles
 
 AXES = {"height": HEIGHT, "width": WIDTH}
 

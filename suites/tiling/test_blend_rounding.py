@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from twinvae.tiling import HEIGHT, WIDTH
+from twinvae.jax.tiling import HEIGHT, WIDTH
 
 EXTENTS = (3, 7, 40)  # most weights are no numbers of bfloat16
 TILE = 48

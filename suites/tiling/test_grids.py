@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import twinvae
-from suites.parity.bars import WHOLE, check_shapes, hold, measured
+from twinvae.bench.bars import WHOLE, check_shapes, hold, measured
 
 OPERATIONS = ("encode", "decode")
 

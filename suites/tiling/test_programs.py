@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import twinvae
-from suites.harness.xla_cost import NETWORK, compiled, stages
-from suites.parity.bars import Bar, hold
 from suites.tiling.grids import tile_shapes
+from twinvae.bench.bars import Bar, hold
+from twinvae.bench.xla_cost import NETWORK, compiled, stages
 from twinvae.frames import frame_batches
 
 # A clip, then a longer one of larger frames, cut into tiles and frame batches of the same shapes.

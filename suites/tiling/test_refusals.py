@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from suites.parity.bars import WHOLE, check_shapes, hold, measured
+from twinvae.bench.bars import WHOLE, check_shapes, hold, measured
 
 # Arguments of enable_tiling: height and width of a tile, then their overlaps; and what the message says.
 REFUSED: dict[str, tuple[tuple[object, ...], str]] = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from suites.harness import metrics
-from suites.parity.bars import Bar, hold
 from suites.tiling.seams import difference_map, seams, step_across_seams, steps_along
+from twinvae.bench import metrics
+from twinvae.bench.bars import Bar, hold
+from twinvae.jax.tiling import HEIGHT, WIDTH
 from twinvae.registry import REFERENCE
-from twinvae.tiling import HEIGHT, WIDTH
 
 # Eighths of a tile of 8 by 8 cells are whole cells: diffusers' rounding leaves the frame as large as it is.
 OVERLAPS = (0, 1 / 8, 1 / 4, 1 / 2)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import twinvae
-from suites.harness.timing import bootstrapped, ratio, time_in_turn
 from suites.tiling.grids import tile_shapes
+from twinvae.bench.timing import bootstrapped, ratio, time_in_turn
 
 
 class Frame(NamedTuple):

@@ -1,0 +1,182 @@
+"""Baselines: read with checks, written line by line, changed only after the difference was shown."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import pytest
+
+from tests.bench.synthetic import RUN, broken, parity_records, write_run
+from twinvae.bench.accepting import main
+from twinvae.bench.baselines import difference, read_baseline, stored, updated, write_baseline
+from twinvae.bench.records import Record, Selection
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return ["--report-dir", str(tmp_path / "reports"), "--baseline-dir", str(tmp_path / "baselines")]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "baselines" / "cpu" / "parity.json"
+
+
+def record(case: str, value: float | None, **fields) -> Record:
+    return Record(suite="parity", case=case, value=value, **{"metric": "max_abs"} | fields)
+
+
+def test_a_baseline_comes_back_as_it_was_written(tmp_path, path):
+    odd = [record("nan", math.nan), record("none", None), record("inf", math.inf), record("big", 1.25e12)]
+    baseline = updated(None, write_run(tmp_path, [*parity_records(), *odd]))
+    write_baseline(path, baseline)
+    assert difference(baseline, read_baseline(path)) == []
+    assert read_baseline(path).runs[0].versions == RUN.versions
+
+
+def test_an_entry_is_one_line_and_the_order_of_measuring_does_not_matter(tmp_path, path):
+    write_baseline(path, updated(None, write_run(tmp_path, parity_records())))
+    first = path.read_text()
+    write_baseline(path, updated(None, write_run(tmp_path, parity_records()[::-1])))
+    assert path.read_text() == first
+    changed = parity_records()
+    changed[0] = changed[0].model_copy(update={"value": 0.5})
+    write_baseline(path, updated(None, write_run(tmp_path, changed)))
+    differing = [line for line in path.read_text().splitlines() if line not in first.splitlines()]
+    assert len(differing) == 1
+    assert '"value":0.5' in differing[0]
+    assert len(first) / len(changed) < 400  # bytes per entry: 2000 entries stay under 800 kB
+
+
+def test_errors_keep_three_digits_and_everything_else_is_kept_whole():
+    assert stored(record("error", 1.23456e-7)) == 1.23e-7
+    assert stored(record("bytes", 123456789)) == 123456789
+    assert stored(record("psnr", 0.123456, better="higher")) == 0.123456
+    assert stored(record("frames", 0.123456, better="equal")) == 0.123456
+    assert stored(record("ratio", 0.123456, kind="ratio")) == 0.123456
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda text: text[:-20], "not JSON: .*line"),
+        (lambda text: text.replace('"format": 1', '"format": 7'), "format: .*found 7"),
+        (lambda text: text.replace('"metric":', '"metrik":', 1), "entries.0.metric: Field required"),
+        (lambda text: text.replace('"value":0.5', '"value":"half"'), "entries.0.value: .*half"),
+        (lambda text: text.replace('"case":"b"', '"case":"a"'), "entries 0 and 1 are both of: a max_abs"),
+        (lambda text: text.replace('"value":0.5', '"value":0.5,"run":3'), "names run 3, and there are 1"),
+        (lambda text: text.replace('"suite":"parity"', '"suite":"speed"'), "of the suite 'speed', expected 'parity'"),
+        (lambda text: "[]", "valid dictionary"),
+    ],
+)
+def test_a_baseline_that_is_not_valid_is_refused_by_file_and_field(tmp_path, path, edit, message):
+    write_baseline(path, updated(None, write_run(tmp_path, [record("a", 0.5), record("b", 0.25)])))
+    path.write_text(edit(path.read_text()))
+    with pytest.raises(ValueError, match=f"parity.json is not a valid baseline: .*{message}.*restore it"):
+        read_baseline(path)
+
+
+def test_a_complete_run_replaces_what_it_selected_and_any_other_only_what_it_measured(tmp_path):
+    entries = [record("a", 1, backend="flax"), record("b", 1, backend="flax"), record("c", 1, backend="torchax")]
+    old = updated(None, write_run(tmp_path, entries))
+    flax = RUN.model_copy(update={"selection": Selection(backends=("flax",)), "commit": "later"})
+    again = [record("a", 2, backend="flax")]
+
+    def values(baseline):
+        return {entry.case: (entry.value, baseline.runs[entry.run].commit) for entry in baseline.entries}
+
+    kept = RUN.commit
+    assert values(updated(old, write_run(tmp_path, again, flax))) == {"a": (2, "later"), "c": (1, kept)}
+    partial = write_run(tmp_path, again, flax, complete=False)
+    assert values(updated(old, partial)) == {"a": (2, "later"), "b": (1, kept), "c": (1, kept)}
+    once_more = updated(updated(old, partial), partial)
+    assert [run.commit for run in once_more.runs] == [kept, "later"]
+    rest = RUN.model_copy(update={"selection": Selection(backends=("torchax",)), "commit": "last"})
+    last = updated(once_more, write_run(tmp_path, [record("c", 3, backend="torchax")], rest))
+    assert values(last) == {"a": (2, "later"), "b": (1, kept), "c": (3, "last")}
+    first_gone = updated(last, write_run(tmp_path, [record("b", 4, backend="flax")], rest, complete=False))
+    assert values(first_gone) == {"a": (2, "later"), "b": (4, "last"), "c": (3, "last")}
+
+
+def test_the_largest_changes_up_or_down_are_shown_first_and_the_rest_is_counted(tmp_path, folders, capsys):
+    write_run(tmp_path / "reports", [record(f"case {i:02}", 1e-3) for i in range(30)])
+    main(["baseline", *folders, "--yes"])
+    changed = [record(f"case {i:02}", 1e-3 * (1 + i / 100 if i else 1 / 8)) for i in range(30)]
+    write_run(tmp_path / "reports", changed)
+    capsys.readouterr()
+    main(["baseline", *folders, "--yes"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ~")]
+    assert "case 00 max_abs: 0.001 -> 0.000125 (0.125x)" in lines[0]
+    assert "case 29" in lines[1]
+    assert lines[-1] == "  ~ and 10 more that change less, at most 1.1x"
+
+
+def test_the_difference_is_shown_before_it_is_written(tmp_path, folders, path, capsys):
+    reports = tmp_path / "reports"
+    write_run(reports, [record("a", 1e-3), record("b", 1e-3), record("c", 1e-3, limit=1)])
+    assert main(["baseline", *folders, "--yes"]) == 0
+    assert "3 new: max_abs" in capsys.readouterr().out
+    write_run(reports, [record("a", 4e-3), record("b", 1e-3), record("d", 1e-3)])
+    assert main(["baseline", *folders, "--yes"]) == 0
+    shown = capsys.readouterr().out
+    assert "~ a max_abs: 0.001 -> 0.004 (4x)" in shown
+    assert "1 new: max_abs" in shown
+    assert "1 removed: max_abs" in shown
+    assert "b max_abs" not in shown
+    assert {entry.case for entry in read_baseline(path).entries} == {"a", "b", "d"}
+
+
+def test_without_a_yes_nothing_is_written(tmp_path, folders, path, capsys, monkeypatch):
+    write_run(tmp_path / "reports", parity_records())
+    assert main(["baseline", *folders]) == 2
+    assert "--yes" in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda prompt: "n")
+    assert main(["baseline", *folders]) == 0
+    assert not path.exists()
+    monkeypatch.setattr("builtins.input", lambda prompt: "y")
+    assert main(["baseline", *folders]) == 0
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("records", "options", "reason"),
+    [
+        (parity_records()[:9], {"complete": None}, "interrupted"),
+        (parity_records()[:9], {"complete": False, "exit_status": 2}, "interrupted"),
+        (
+            parity_records(),
+            {"extra": lambda file: file.failure("test_x", "m", "r")},
+            "1 test failed; the first: test_x",
+        ),
+        (broken(parity_records(), "decoder.conv_in"), {"exit_status": 1}, "past a limit"),
+        ([record("a", math.nan)], {}, "past a limit"),
+    ],
+)
+def test_a_run_that_proves_nothing_is_accepted_by_force_alone(
+    tmp_path, folders, path, capsys, records, options, reason
+):
+    write_run(tmp_path / "reports", records, **options)
+    assert main(["baseline", *folders, "--yes"]) == 2
+    assert reason in capsys.readouterr().out
+    assert not path.exists()
+    assert main(["baseline", *folders, "--yes", "--force"]) == 0
+    assert path.exists()
+
+
+def test_a_regression_that_is_within_its_limit_can_be_accepted(tmp_path, folders, path):
+    write_run(tmp_path / "reports", [record("a", 1e-6, limit=1e-3)])
+    assert main(["baseline", *folders, "--yes"]) == 0
+    write_run(tmp_path / "reports", [record("a", 1e-4, limit=1e-3)], exit_status=1)
+    assert main(["report", *folders]) == 1
+    assert main(["baseline", *folders, "--yes"]) == 0
+    assert main(["report", *folders]) == 0
+
+
+def test_a_suite_that_was_not_run_cannot_be_accepted(tmp_path, folders, capsys):
+    assert main(["baseline", *folders]) == 2
+    assert "run a suite first" in capsys.readouterr().err
+    write_run(tmp_path / "reports", parity_records())
+    assert main(["baseline", "speed", *folders]) == 2
+    assert "no run of speed on cpu" in capsys.readouterr().err

@@ -1,0 +1,118 @@
+"""The clips: what the synthetic one shows, and what reading a video file gives and refuses."""
+
+from __future__ import annotations
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from twinvae.bench.clips import read_clip, synthetic_clip
+
+SIZES = [(1, 1, 1), (1, 8, 8), (3, 17, 26), (18, 9, 33)]
+
+
+@pytest.fixture
+def film(tmp_path):
+    """Twelve 48x80 frames: red on the left, green on the right, brightening with time."""
+    frames = np.zeros((12, 48, 80, 3), np.uint8)
+    frames[:, :, :40, 0] = frames[:, :, 40:, 1] = 20 * np.arange(12)[:, None, None]
+    path = tmp_path / "film.mp4"
+    iio.imwrite(path, frames, plugin="FFMPEG", fps=8, macro_block_size=16, output_params=["-crf", "1"])
+    return path
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), SIZES)
+def test_the_synthetic_clip_has_any_size_and_stays_in_range(frames, height, width):
+    clip = synthetic_clip(frames, height, width)
+    assert (clip.shape, clip.dtype) == ((1, frames, height, width, 3), np.float32)
+    assert np.abs(clip).max() <= 1
+
+
+def test_the_synthetic_clip_depends_on_its_seed_alone():
+    assert np.array_equal(synthetic_clip(4, 16, 24, seed=3), synthetic_clip(4, 16, 24, seed=3))
+    assert not np.array_equal(synthetic_clip(4, 16, 24, seed=3), synthetic_clip(4, 16, 24, seed=4))
+
+
+def test_a_longer_synthetic_clip_starts_with_the_shorter_one():
+    assert np.array_equal(synthetic_clip(9, 16, 24)[:, :4], synthetic_clip(4, 16, 24))
+
+
+def test_the_synthetic_clip_moves_has_edges_and_is_symmetric_in_nothing():
+    clip = synthetic_clip(9, 48, 48)
+    assert np.abs(np.diff(clip, axis=1)).mean(axis=(0, 2, 3, 4)).min() > 0.01  # every frame moves
+    assert np.abs(np.diff(clip, axis=3)).max() > 0.5  # a hard edge
+    for other in (clip[:, ::-1], clip[:, :, ::-1], clip[:, :, :, ::-1], clip[..., ::-1], clip.swapaxes(2, 3)):
+        assert np.abs(clip - other).mean() > 0.05
+
+
+def test_a_video_is_read_in_order_in_range_and_the_right_way_round(film):
+    clip = read_clip(film, 10, 48, 80)
+    assert (clip.shape, clip.dtype) == ((1, 10, 48, 80, 3), np.float32)
+    left, right = clip[0, :, 10:38, 5:35].mean(axis=(1, 2)), clip[0, :, 10:38, 45:75].mean(axis=(1, 2))
+    brightness = 20 * np.arange(10) / 127.5 - 1
+    assert np.allclose(left[:, 0], brightness, atol=0.1)
+    assert np.allclose(right[:, 1], brightness, atol=0.1)
+    assert left[:, 1].max() < -0.8
+    assert right[:, 0].max() < -0.8
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (48, 20), (16, 80), (100, 30)])
+def test_a_video_is_cropped_from_its_centre_and_resized(film, height, width):
+    clip = read_clip(film, 8, height, width)
+    assert clip.shape == (1, 8, height, width, 3)
+    reddish = clip[0, 7, :, :, 0].mean(axis=0) > -0.5
+    assert abs(reddish.sum() - width / 2) <= 1  # the seam between red and green stays in the middle
+
+
+def test_stored_floats_are_read_as_they_are_with_nan(tmp_path):
+    stored = synthetic_clip(3, 8, 10)[0]
+    stored[1, 2, 3, 0] = np.nan
+    np.save(tmp_path / "clip.npy", stored)
+    assert np.array_equal(read_clip(tmp_path / "clip.npy", 3, 8, 10)[0], stored, equal_nan=True)
+
+
+def test_a_video_that_is_too_short_says_how_many_frames_it_has(film):
+    with pytest.raises(ValueError, match="found 12 frames, asked for 13: use a longer clip"):
+        read_clip(film, 13, 8, 8)
+
+
+BAD_FILES = {
+    "text.mp4": (b"this is no video\n" * 50, "not a video"),
+    "text.txt": (b"this is no video\n", "not a video"),
+    "empty.mp4": (b"", "not a video"),
+    "noise.npy": (b"not numpy", "not a readable .npy"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [(name, *case) for name, case in BAD_FILES.items()])
+def test_a_file_that_is_no_video_is_refused_by_name(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}: {message}"):
+        read_clip(tmp_path / name, 1, 8, 8)
+
+
+def test_a_truncated_video_is_refused(film):
+    film.write_bytes(film.read_bytes()[:200])
+    with pytest.raises(ValueError, match="not a video"):
+        read_clip(film, 1, 8, 8)
+
+
+def test_a_missing_file_or_a_folder_is_refused(tmp_path):
+    for path in (tmp_path / "none.mp4", tmp_path):
+        with pytest.raises(FileNotFoundError, match="name a video file"):
+            read_clip(path, 1, 8, 8)
+
+
+BAD_ARRAYS = {
+    "rank": (np.zeros((2, 8, 8), np.float32), r"\(2, 8, 8\), expected floats"),
+    "channels": (np.zeros((2, 8, 8, 4), np.float32), "expected floats"),
+    "integers": (np.zeros((2, 8, 8, 3), np.uint8), "found uint8"),
+    "range": (np.full((2, 8, 8, 3), 255.0), r"up to 255, expected them in \[-1, 1\]"),
+}
+
+
+@pytest.mark.parametrize(("stored", "message"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+def test_a_stored_array_that_is_no_clip_is_refused(tmp_path, stored, message):
+    np.save(tmp_path / "clip.npy", stored)
+    with pytest.raises(ValueError, match=message):
+        read_clip(tmp_path / "clip.npy", 1, 8, 8)

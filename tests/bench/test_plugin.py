@@ -1,0 +1,163 @@
+"""A run of a suite leaves a run file and a page, whatever becomes of it; unit tests leave neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from twinvae.bench import metrics, plugin, report
+from twinvae.bench.clips import synthetic_clip
+from twinvae.bench.plugin import DESELECTED, is_complete
+from twinvae.bench.records import read_run
+
+ROOT = Path(__file__).parents[2]
+SUITE = ROOT / "suites" / "parity"
+QUICK = f"{SUITE / 'test_posterior.py'}::test_a_posterior_is_that_of_diffusers"
+OPTIONS = ("--dtype", "float32", "--seed", "3", "--platform", "cpu")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Callable[..., int]:
+    """pytest inside of pytest, with its reports in a folder of its own."""
+    monkeypatch.chdir(ROOT)
+
+    def run(*arguments: str) -> int:
+        return pytest.main(
+            [*arguments, *OPTIONS, "--report-dir", str(tmp_path / "out"), "-p", "no:cacheprovider", "-q"]
+        )
+
+    return run
+
+
+@pytest.fixture
+def read(tmp_path) -> Callable[[], Any]:
+    return lambda: read_run(tmp_path / "out" / "cpu" / "records" / "parity.jsonl")
+
+
+def test_a_run_leaves_its_records_with_what_the_options_say_and_a_page(run, read, tmp_path, capsys):
+    assert run(QUICK) == 0
+    data = read()
+    assert len(data.records) == 6
+    assert {(r.suite, r.dtype, r.metric) for r in data.records} == {("parity", "float32", "relative_l2")}
+    assert all(record.test.startswith("suites/parity/test_posterior.py::") for record in data.records)
+    assert (data.run.seed, data.run.selection.dtypes, data.run.clip) == (3, ("float32",), "synthetic")
+    assert "--seed=3" in data.run.options
+    assert (data.end.complete, data.end.exit_status, data.failures) == (False, 0, ())
+    assert "Only a part" in (tmp_path / "out" / "cpu" / "parity.md").read_text()
+    printed = capsys.readouterr().out
+    assert "verdicts" in printed
+    assert str(tmp_path / "out" / "cpu" / "index.md") in printed.replace("\n", "")
+
+
+def test_a_run_whose_tests_take_no_model_misses_no_values_of_presets_that_were_not_chosen(run, read):
+    assert run(f"{QUICK}[float32-ordinary-numpy]", "--preset", "tiny") == 0
+    selection = read().run.selection
+    assert selection.presets == ("tiny",)
+    assert not selection.holds("flax", "jit", "float32", "cogvideox-2b")
+
+
+def test_a_value_past_its_limit_fails_its_test_and_says_how_to_run_it_again(run, read, monkeypatch):
+    monkeypatch.setattr(metrics, "relative_l2", lambda found, expected: 0.5)
+    assert run(f"{QUICK}[float32-ordinary-numpy]") == 1
+    (failure,) = read().failures
+    assert failure.message == "posterior, ordinary, numpy float32 relative_l2: 0.5, past its limit"
+    assert failure.rerun.startswith("pytest 'suites/parity/test_posterior.py::")
+    assert "--dtype=float32 --seed=3" in failure.rerun
+    assert failure.dtype == "float32"
+
+
+def test_a_test_that_raises_is_recorded_with_its_first_line(run, read, monkeypatch):
+    def broken(found: Any, expected: Any) -> float:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(metrics, "relative_l2", broken)
+    assert run(f"{QUICK}[float32-ordinary-numpy]") == 1
+    assert [failure.message for failure in read().failures] == ["RuntimeError: first line"]
+
+
+def test_an_interrupted_run_reports_what_it_had_measured(run, read, monkeypatch, tmp_path):
+    measured = []
+
+    def interrupted(found: Any, expected: Any) -> float:
+        measured.append(found)
+        if len(measured) > 7:
+            raise KeyboardInterrupt
+        return 0.0
+
+    monkeypatch.setattr(metrics, "relative_l2", interrupted)
+    assert run(QUICK) == pytest.ExitCode.INTERRUPTED
+    data = read()
+    assert len(data.records) == 1
+    assert data.end.complete is False
+    assert "Interrupted" in (tmp_path / "out" / "cpu" / "parity.md").read_text()
+
+
+def test_a_report_that_failed_fails_a_run_whose_tests_passed(run, monkeypatch):
+    write = report.write_report
+    monkeypatch.setattr(plugin, "write_report", lambda *folders: write(*folders)._replace(failed=True))
+    assert run(f"{QUICK}[float32-ordinary-numpy]") == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--mode", "lazy"), "--mode lazy: unknown 'lazy'"),
+        (("--clip", "short.npy"), "short.npy: found 3 frames, asked for 17: use a longer clip"),
+    ],
+)
+def test_bad_options_stop_a_run_before_it_writes_anything(arguments, words, run, tmp_path, capsys, monkeypatch):
+    np.save(tmp_path / "short.npy", synthetic_clip(3, 16, 16)[0])
+    given = [str(tmp_path / argument) if argument.endswith(".npy") else argument for argument in arguments]
+    assert run(str(SUITE / "test_growth.py"), "--preset", "tiny", *given) == pytest.ExitCode.USAGE_ERROR
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_nan_in_the_clip_is_said_on_the_page(run, read, tmp_path):
+    stored = synthetic_clip(9, 16, 16)[0]
+    stored[4] = np.nan
+    np.save(tmp_path / "nan.npy", stored)
+    case = "test_no_block_departs_from_the_reference[tiny-torch-eager-float32-encode]"
+    given = ("--preset", "tiny", "--backend", "torch", "--clip", str(tmp_path / "nan.npy"))
+    assert run(f"{SUITE / 'test_growth.py'}::{case}", *given) == 0
+    assert (read().run.nan_input, read().run.clip) == (True, "nan.npy")
+    assert "The clip holds NaN" in (tmp_path / "out" / "cpu" / "parity.md").read_text()
+
+
+def test_unit_tests_leave_no_records(run, tmp_path):
+    assert run(str(ROOT / "tests" / "bench" / "test_metrics.py"), "-k", "grade") == 0
+    assert not (tmp_path / "out").exists()
+
+
+COMPLETE: dict[str, tuple[dict[str, Any], bool]] = {
+    "the suite": ({}, True),
+    "all suites": ({"args": ["suites"]}, True),
+    "with a failure": ({"exitstatus": 1}, True),
+    "a file of it": ({"args": ["suites/parity/test_vae.py"]}, False),
+    "a test of it": ({"args": ["suites/parity/test_vae.py::test_x"]}, False),
+    "another suite": ({"args": ["suites/frames"]}, False),
+    "deselected": ({"deselected": True}, False),
+    "ignored": ({"ignore": ["suites/parity/test_vae.py"]}, False),
+    "the last failures": ({"lf": True}, False),
+    "stopped at a failure": ({"shouldfail": "stopping after 1 failures"}, False),
+    "interrupted": ({"exitstatus": 2}, False),
+}
+
+
+@pytest.mark.parametrize("case", COMPLETE)
+def test_a_run_is_complete_when_all_of_the_suite_was_asked_for_and_ran(case):
+    given, expected = COMPLETE[case]
+    option = SimpleNamespace(ignore=given.get("ignore"), ignore_glob=None, lf=given.get("lf", False))
+    config = SimpleNamespace(
+        stash={DESELECTED: given.get("deselected", False)},
+        option=option,
+        args=given.get("args", ["suites/parity"]),
+        invocation_params=SimpleNamespace(dir=ROOT),
+    )
+    session = SimpleNamespace(config=config, shouldstop=False, shouldfail=given.get("shouldfail", False))
+    assert is_complete(session, "parity", given.get("exitstatus", 0)) is expected

@@ -1,0 +1,202 @@
+"""Verdicts: each rule on its own, then whole runs, then where an error is born."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tests.bench.synthetic import RUN, broken, parity_records, write_run
+from twinvae.bench.baselines import Entry, updated
+from twinvae.bench.records import Record, Selection
+from twinvae.bench.verdicts import counts, first_departures, judge, judge_run, number
+
+NAN, INF = math.nan, math.inf
+ERROR = {"metric": "max_abs", "tolerance": 2, "floor": 1e-9}
+STRICT = {"metric": "flops", "tolerance": 0}
+PSNR = {"metric": "psnr", "better": "higher", "tolerance": 0.05, "floor": 200}
+COUNT = {"metric": "frames", "better": "equal"}
+RATIO = {"metric": "speedup", "kind": "ratio", "tolerance": 0.1, "runs": 9}
+GAIN = RATIO | {"better": "higher"}
+TIME = {"metric": "seconds", "kind": "absolute", "tolerance": 0.1}
+NONE = "no entry"
+
+# fields of the record, its value, the baseline's value, the verdict
+RULES = [
+    (ERROR, 1e-6, 1e-6, "pass"),
+    (ERROR, 2e-6, 1e-6, "pass"),
+    (ERROR, 2.01e-6, 1e-6, "regressed"),
+    (ERROR, 0.5e-6, 1e-6, "pass"),
+    (ERROR, 0.49e-6, 1e-6, "improved"),
+    (ERROR, 1e-9, 1e-12, "pass"),  # under the floor all errors are rounding
+    (ERROR, 1.1e-9, 1e-12, "regressed"),
+    (ERROR, 1e-15, 1.5e-9, "pass"),
+    (ERROR, 0.0, 3e-9, "improved"),
+    (ERROR, 1.23456e-6, 1.23e-6, "pass"),
+    (ERROR, 1e-6, NONE, "new"),
+    (ERROR | {"limit": 1e-7}, 1e-6, NONE, "regressed"),
+    (ERROR | {"limit": 1e-7}, 1e-6, 1e-6, "regressed"),
+    (ERROR | {"limit": 1e-6}, 1e-6, 1e-6, "pass"),
+    (ERROR | {"limit": 1e-6}, 1e-6, NONE, "new"),
+    (ERROR | {"limit": 0.0}, 1e-300, NONE, "regressed"),
+    (ERROR, NAN, 1e-6, "regressed"),
+    (ERROR, INF, 1e-6, "regressed"),
+    (ERROR, NAN, NONE, "regressed"),
+    (ERROR, NAN, NAN, "pass"),
+    (ERROR | {"limit": 1.0}, NAN, NAN, "regressed"),
+    (ERROR, 1e-6, NAN, "improved"),
+    (ERROR, None, 1e-6, "regressed"),
+    (ERROR, None, None, "pass"),
+    (ERROR, None, NONE, "new"),
+    (ERROR | {"limit": 1.0}, None, NONE, "regressed"),
+    (STRICT, 100, 100, "pass"),
+    (STRICT, 101, 100, "regressed"),
+    (STRICT, 99, 100, "improved"),
+    (STRICT, 1.23456e-6, 1.23e-6, "pass"),  # the digits that a baseline does not keep
+    (STRICT, 1.24e-6, 1.23e-6, "regressed"),
+    (STRICT | {"tolerance": 0.1}, 110, 100, "pass"),
+    (STRICT | {"tolerance": 0.1}, 111, 100, "regressed"),
+    (PSNR, 40, 41, "pass"),
+    (PSNR, 38, 41, "regressed"),
+    (PSNR, 44, 41, "improved"),
+    (PSNR, 210, INF, "pass"),
+    (PSNR, 150, INF, "regressed"),
+    (PSNR, INF, 250, "pass"),
+    (PSNR, -INF, 41, "regressed"),
+    (PSNR | {"limit": 45}, 44, NONE, "regressed"),
+    (PSNR | {"limit": 45}, 46, NONE, "new"),
+    (COUNT, 49, 49, "pass"),
+    (COUNT, 48, 49, "regressed"),
+    (COUNT, 50, 49, "regressed"),
+    (COUNT, 49, NONE, "new"),
+    (COUNT | {"limit": 49}, 52, NONE, "regressed"),
+    (COUNT | {"limit": 49}, 49, 49, "pass"),
+    (RATIO | {"interval": (1.12, 1.2)}, 1.15, 1.0, "regressed"),
+    (RATIO | {"interval": (1.05, 1.2)}, 1.15, 1.0, "inconclusive"),
+    (RATIO | {"interval": (0.5, 1.5)}, 1.0, 1.0, "inconclusive"),
+    (RATIO | {"interval": (0.95, 1.09)}, 1.02, 1.0, "pass"),
+    (RATIO | {"interval": (0.7, 0.8)}, 0.75, 1.0, "improved"),
+    (RATIO | {"interval": (0.8, 0.95)}, 0.88, 1.0, "pass"),
+    (RATIO | {"interval": (1.1, 1.4), "limit": 1.05}, 1.2, NONE, "regressed"),
+    (RATIO | {"interval": (1.0, 1.4), "limit": 1.05}, 1.2, NONE, "inconclusive"),
+    (RATIO | {"interval": (1.2, 1.4), "limit": 1.3}, 1.3, 1.0, "regressed"),  # the baseline is sure, the limit not
+    (RATIO, 1.2, 1.0, "regressed"),
+    (GAIN | {"interval": (0.7, 0.8)}, 0.75, 1.0, "regressed"),
+    (GAIN | {"interval": (0.7, 0.95)}, 0.85, 1.0, "inconclusive"),
+    (GAIN | {"interval": (1.2, 1.3)}, 1.25, 1.0, "improved"),
+    (TIME, 1.2, 1.0, "regressed"),
+]  # fmt: skip
+
+
+def record(value: float | None, **fields) -> Record:
+    return Record(suite="parity", case="norm", value=value, **fields)
+
+
+@pytest.mark.parametrize(("fields", "value", "before", "status"), RULES)
+def test_a_verdict_follows_from_a_record_and_its_baseline(fields, value, before, status):
+    entry = None if before == NONE else Entry(case="norm", metric=fields["metric"], value=before)
+    verdict = judge(record(value, **fields), entry)
+    assert verdict.status == status
+    assert verdict.failing == (status == "regressed")
+    assert verdict.used is None or status == "inconclusive" or (verdict.used > 1) == verdict.failing
+
+
+@pytest.mark.parametrize("fields", [ERROR, COUNT, TIME])
+def test_what_cannot_be_compared_is_held_against_its_limit_alone_and_says_why(fields):
+    entry = Entry(case="norm", metric=fields["metric"], value=1e-7)
+    verdict = judge(record(5.0, **fields), entry, "the baseline is of another clip")
+    assert (verdict.status, verdict.reason, verdict.before) == ("pass", "the baseline is of another clip", None)
+    assert judge(record(5.0, **fields, limit=1.0), entry, "another clip").failing
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "none"), (NAN, "nan"), (1e-10, "1e-10"), (3.14159e-8, "3.14e-08"), (49.0, "49"),
+     (1.25e12, "1,250,000,000,000"), (0.123456, "0.123"), (12.3456, "12.35"), (1234567.8, "1.23e+06")],
+)  # fmt: skip
+def test_numbers_read_well(value, text):
+    assert number(value) == text
+
+
+def baseline_of(tmp_path, records=None, run=RUN):
+    return updated(None, write_run(tmp_path, parity_records() if records is None else records, run))
+
+
+def test_the_same_run_again_passes_whole(tmp_path):
+    verdicts = judge_run(write_run(tmp_path, parity_records()), baseline_of(tmp_path))
+    assert counts(verdicts) == {"pass": len(parity_records())}
+
+
+def test_without_a_baseline_everything_is_new(tmp_path):
+    assert set(counts(judge_run(write_run(tmp_path, parity_records()), None))) == {"new"}
+
+
+def test_what_a_complete_run_leaves_out_is_missing_and_what_it_did_not_select_is_not(tmp_path):
+    baseline = baseline_of(tmp_path)
+    left_out = parity_records()[1:]
+    assert counts(judge_run(write_run(tmp_path, left_out), baseline))["missing"] == 1
+    only_flax = RUN.model_copy(update={"selection": Selection(backends=("flax",))})
+    data = write_run(tmp_path, [r for r in parity_records() if r.backend == "flax"], only_flax)
+    assert "missing" not in counts(judge_run(data, baseline))
+
+
+@pytest.mark.parametrize(("complete", "exit_status"), [(None, 0), (False, 0), (False, 2)])
+def test_nothing_is_missing_from_a_run_that_is_not_complete(tmp_path, complete, exit_status):
+    baseline = baseline_of(tmp_path)
+    data = write_run(tmp_path, parity_records()[:5], complete=complete, exit_status=exit_status)
+    assert counts(judge_run(data, baseline)) == {"pass": 5}
+
+
+@pytest.mark.parametrize("field", ["weights", "clip", "seed"])
+def test_another_input_is_compared_with_nothing_and_misses_nothing(tmp_path, field):
+    baseline = baseline_of(tmp_path)
+    run = RUN.model_copy(update={field: 9 if field == "seed" else "other"})
+    worse = [r.model_copy(update={"value": 9 * r.value, "limit": None}) for r in parity_records()[:-1]]
+    verdicts = judge_run(write_run(tmp_path, worse, run), baseline)
+    assert set(counts(verdicts)) == {"pass"}
+    assert {verdict.reason for verdict in verdicts} == {f"the baseline is of {field} {getattr(RUN, field)}"}
+
+
+def test_times_are_compared_on_the_same_machine_only_and_all_else_on_any(tmp_path):
+    records = [record(1.0, **TIME), record(1e-6, **ERROR)]
+    baseline = baseline_of(tmp_path, records)
+    worse = [record(9.0, **TIME), record(9e-6, **ERROR)]
+    here = judge_run(write_run(tmp_path, worse), baseline)
+    there = judge_run(write_run(tmp_path, worse, RUN.model_copy(update={"machine": "other"})), baseline)
+    assert [v.status for v in here] == ["regressed", "regressed"]
+    assert [v.status for v in there] == ["pass", "regressed"]
+
+
+def test_other_versions_are_still_compared(tmp_path):
+    run = RUN.model_copy(update={"versions": {"jax": "99"}})
+    data = write_run(tmp_path, [record(9e-6, **ERROR)], run)
+    assert judge_run(data, baseline_of(tmp_path, [record(1e-6, **ERROR)]))[0].failing
+
+
+@pytest.mark.parametrize("layer", ["encoder.conv_in", "decoder.up_blocks.0.resnets.1", "decoder.conv_out"])
+def test_the_first_layer_that_departs_is_named_for_each_mode_and_dtype(tmp_path, layer):
+    baseline = baseline_of(tmp_path)
+    data = write_run(tmp_path, broken(parity_records(), layer)[::-1])
+    departures = first_departures(judge_run(data, baseline))
+    assert {d.verdict.key.layer for d in departures} == {layer}
+    assert {d.verdict.key.backend for d in departures} == {"flax"}
+    assert len({d.place for d in departures}) == 6
+    assert [d.verdict.key.dtype for d in departures[:2]] == ["float64", "float64"]
+
+
+def test_a_departure_is_found_by_the_limit_without_any_baseline(tmp_path):
+    layer = "decoder.mid_block.resnets.0"
+    departures = first_departures(judge_run(write_run(tmp_path, broken(parity_records(), layer)), None))
+    assert {(d.verdict.key.layer, d.later) for d in departures} == {(layer, 10)}
+
+
+def test_a_departure_within_the_limit_is_found_by_the_baseline(tmp_path):
+    grown = [
+        r.model_copy(update={"value": 50 * r.value}) if r.layer == "encoder.norm_out" else r for r in parity_records()
+    ]
+    departures = first_departures(judge_run(write_run(tmp_path, grown), baseline_of(tmp_path)))
+    assert {(d.verdict.key.layer, d.later) for d in departures} == {("encoder.norm_out", 0)}
+
+
+def test_nothing_departs_where_nothing_got_worse(tmp_path):
+    assert first_departures(judge_run(write_run(tmp_path, parity_records()), baseline_of(tmp_path))) == []

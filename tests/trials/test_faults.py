@@ -1,0 +1,314 @@
+"""Faults on trial, without models: the catalogue fits the checkout; planting, alarms and time limits work."""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import json
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from types import CodeType
+
+import pytest
+
+from trials.catalogue import Edit, Fault, read_catalogue
+from trials.faults import selected
+from trials.order import ANSWERABLE, STAGES, SUITES, Stage, files, in_order
+from trials.planting import ROOT, Stale, checkout_copy, edited, plant, unplant
+from trials.processes import run_pytest
+from trials.results import Outcome
+from trials.soak import SEEDS, random_motion, setting
+from trials.trial import backend_options, read_outcome
+
+CATALOGUE = read_catalogue()
+LEAST = {"impl_flax": 35, "impl_torchax": 15, "twinvae": 30}
+LEAST_OF_COST = 20
+BASE = {"name": "one", "models": "A mistake.", "kind": "value", "suite": "parity"}
+EDIT = {"file": "port.py", "find": "x = 1", "replace": "x = 2"}
+
+
+def fault(**fields) -> Fault:
+    return Fault(**({"group": "made-up"} | BASE | EDIT | fields))
+
+
+# The catalogue
+
+
+def test_the_catalogue_holds_enough_of_every_kind():
+    for package, least in LEAST.items():
+        assert sum(one.edits[0].file.startswith(f"{package}/") for one in CATALOGUE) >= least
+    assert sum(one.kind == "cost" for one in CATALOGUE) >= LEAST_OF_COST
+
+
+@pytest.mark.parametrize("one", CATALOGUE, ids=lambda one: one.name)
+def test_a_fault_has_its_place_in_the_checkout_and_compiles(one):
+    for path, text in edited(one, ROOT).items():
+        module = compile(text, str(path), "exec")
+        known = _names(module, "STORE_NAME") | set(dir(builtins)) | {"__file__"}
+        assert _names(module, "LOAD_GLOBAL") <= known
+
+
+def test_the_suite_that_a_fault_is_meant_for_answers_for_its_kind():
+    assert {one.name for one in CATALOGUE if one.suite not in ANSWERABLE[one.kind]} == set()
+
+
+def test_every_suite_answers_for_one_kind_and_only_its_files_are_collected():
+    assert sorted(suite for suites in ANSWERABLE.values() for suite in suites) == sorted(SUITES)
+    for suites in ANSWERABLE.values():
+        assert {Path(file).parts[1] for file in files(suites)} == set(suites)
+
+
+def _names(code: CodeType, operation: str) -> set[str]:
+    """The names that a piece of code, and what is defined in it, loads or stores in that way."""
+    inner = [_names(part, operation) for part in code.co_consts if isinstance(part, CodeType)]
+    return {step.argval for step in dis.get_instructions(code) if step.opname == operation}.union(*inner)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[[fault]\n", "broken.toml is not TOML"),
+        ("[[faults]]\n", r"broken.toml holds faults: expected a list of \[\[fault\]\]"),
+        ('[[fault]]\nname = "one"\n', r"broken.toml, fault 1 \(one\): models: Field required"),
+        ("[[fault]]\n", r"fault 1 \(without a name\)"),
+    ],
+)
+def test_a_catalogue_that_is_not_valid_is_refused_with_its_file_and_fault(content, words, tmp_path):
+    (tmp_path / "broken.toml").write_text(content)
+    with pytest.raises(ValueError, match=words):
+        read_catalogue(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"replace": "x = 1"}, "it is no fault"),
+        ({"file": "/etc/passwd"}, "outside of the checkout"),
+        ({"file": "../port.py"}, "outside of the checkout"),
+        ({"find": None}, "needs file, find and replace"),
+        ({"edit": [EDIT]}, "both edits and a file"),
+        ({"name": "Not A Slug"}, "name"),
+        ({"kind": "speed"}, "kind"),
+    ],
+)
+def test_a_fault_that_is_not_valid_is_refused(fields, words):
+    with pytest.raises(ValueError, match=words):
+        fault(**fields)
+
+
+def test_two_faults_of_one_name_are_refused(tmp_path):
+    for name in ("a", "b"):
+        lines = [f"{key} = {json.dumps(value)}" for key, value in (BASE | EDIT).items()]
+        (tmp_path / f"{name}.toml").write_text("\n".join(["[[fault]]", *lines]))
+    with pytest.raises(ValueError, match="faults of one name: one"):
+        read_catalogue(tmp_path)
+
+
+def test_faults_are_chosen_by_name_class_and_kind():
+    chosen = selected(CATALOGUE, ["kernel-*", "posterior"], None)
+    assert {one.group for one in chosen} >= {"axes", "posterior"}
+    assert all(one.group == "posterior" or one.name.startswith("kernel-") for one in chosen)
+    assert {one.kind for one in selected(CATALOGUE, [], "cost")} == {"cost"}
+    with pytest.raises(ValueError, match="no-such-fault: no fault and no class"):
+        selected(CATALOGUE, ["no-such-fault"], None)
+
+
+# Planting
+
+
+def test_planting_writes_the_fault_and_unplanting_brings_back_what_was_there(tmp_path):
+    port = tmp_path / "port.py"
+    port.write_text("x = 1\ny = 3\n")
+    two = fault(file=None, find=None, replace=None,
+                edit=[Edit(**EDIT), Edit(file="port.py", find="y = 3", replace="y = x")])  # fmt: skip
+    before = plant(two, tmp_path)
+    assert port.read_text() == "x = 2\ny = x\n"
+    unplant(before)
+    assert port.read_text() == "x = 1\ny = 3\n"
+
+
+def test_a_planted_fault_of_the_same_size_is_seen_by_python_at_once(tmp_path):
+    port = tmp_path / "port.py"
+    port.write_text("x = 1\n")
+    seen = []
+    for step in (lambda: None, lambda: plant(fault(), tmp_path), lambda: unplant({port: "x = 1\n"})):
+        step()
+        command = [sys.executable, "-c", "import port; print(port.x)"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        seen.append(done.stdout.strip())
+    assert seen == ["1", "2", "1"]
+
+
+@pytest.mark.parametrize("content", [None, "x = 3\n", "x = 1\nx = 1\n"])
+def test_a_fault_whose_place_is_gone_is_stale_and_writes_nothing(content, tmp_path):
+    if content is not None:
+        (tmp_path / "port.py").write_text(content)
+    with pytest.raises(Stale):
+        plant(fault(), tmp_path)
+    assert content is None or (tmp_path / "port.py").read_text() == content
+
+
+@pytest.mark.parametrize("git", [True, False])
+def test_a_copy_holds_the_sources_and_not_what_is_ignored(git, tmp_path):
+    root = tmp_path / "root"
+    for name in ("package/port.py", ".venv/huge", "package/__pycache__/port.pyc"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x = 1\n")
+    (root / ".gitignore").write_text(".venv/\n__pycache__/\n")
+    if git:
+        subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+    copy = checkout_copy(tmp_path / "copy", root)
+    found = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()}
+    assert found == {"package/port.py", ".gitignore"}
+
+
+# The order of tests
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["impl_flax/layers.py"], ("--backend", "flax")),
+        (["impl_torchax/modules.py", "impl_torchax/lowerings.py"], ("--backend", "torchax")),
+        (["impl_flax/layers.py", "impl_torchax/lowerings.py"], ()),
+        (["twinvae/jax/slabs.py"], ()),
+    ],
+)
+def test_a_fault_in_one_backend_is_looked_for_there(files, expected):
+    assert backend_options(files) == expected
+
+
+def test_tests_run_in_the_order_of_stages_one_backend_after_the_other():
+    stages = (Stage("a.py::test_x", ("float64",)), Stage("b.py"), Stage("a.py"))
+    ids = [f"a.py::test_x[{backend}-{dtype}-{case}]" for dtype in ("bfloat16", "float64")
+           for backend in ("flax", "torchax") for case in "pq"]  # fmt: skip
+    found = in_order([*ids, "b.py::test_y", "c.py::test_z"], ("flax", "torchax"), stages)
+    assert found == [
+        "a.py::test_x[flax-float64-p]",
+        "a.py::test_x[flax-float64-q]",
+        "b.py::test_y",
+        "a.py::test_x[flax-bfloat16-p]",
+        "a.py::test_x[flax-bfloat16-q]",
+        "a.py::test_x[torchax-float64-p]",
+        "a.py::test_x[torchax-float64-q]",
+        "a.py::test_x[torchax-bfloat16-p]",
+        "a.py::test_x[torchax-bfloat16-q]",
+    ]
+    assert "c.py::test_z" not in found
+
+
+def test_every_stage_names_a_test_that_exists():
+    assert all((ROOT / file).is_file() for file in files())
+    for stage in STAGES:
+        file, _, name = stage.test.partition("::")
+        assert not name or f"def {name}(" in (ROOT / file).read_text(), stage.test
+
+
+# Trials
+
+
+def pytest_on(body: str, folder: Path, **how) -> int | None:
+    """What becomes of pytest on a test of its own."""
+    test = folder / "test_alone.py"
+    test.write_text(f"def test_alone():\n{textwrap.indent(textwrap.dedent(body), '    ')}\n")
+    given = (str(test), "-q", "-s", "-p", "no:cacheprovider", "-c", str(folder / "no.ini"), "--rootdir", str(folder))
+    (folder / "no.ini").write_text("[pytest]\n")
+    return run_pytest(given, folder, folder / "output", **how)
+
+
+def test_a_child_that_hangs_is_killed_with_its_children(tmp_path):
+    place = tmp_path / "grandchild"
+    body = f"""
+        import pathlib, subprocess
+        sleeps = subprocess.Popen(["sleep", "60"])
+        pathlib.Path({str(place)!r}).write_text(str(sleeps.pid))
+        sleeps.wait()
+    """
+    began = time.monotonic()
+    assert pytest_on(body, tmp_path, limit=4) is None
+    assert time.monotonic() - began < 20
+    grandchild = Path("/proc") / place.read_text()
+    deadline = time.monotonic() + 5
+    while _alive(grandchild) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(grandchild)
+
+
+def _alive(process: Path) -> bool:
+    try:
+        return process.is_dir() and ") Z " not in (process / "stat").read_text()
+    except OSError:
+        return False
+
+
+def test_a_child_is_stopped_once_its_alarm_is_written(tmp_path):
+    alarm = tmp_path / "alarm.json"
+    began = time.monotonic()
+    body = f"""
+        import time
+        open({str(alarm)!r}, "w").write("{{}}")
+        time.sleep(60)
+    """
+    assert pytest_on(body, tmp_path, limit=30, until=alarm) == 0
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("started_as", ["trials.mutants", "trials.soak"])
+def test_a_child_imports_the_project_from_its_own_folder(started_as, tmp_path):
+    for package in ("trials", "suites"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("PLACE = 'the copy'\n")
+    (tmp_path / "test_alone.py").write_text(
+        "def test_alone():\n    import trials, suites\n    assert trials.PLACE == suites.PLACE == 'the copy'\n"
+    )
+    (tmp_path / "no.ini").write_text("[pytest]\n")
+    arguments = ["test_alone.py", "-p", "no:cacheprovider", "-c", "no.ini", "--rootdir", str(tmp_path)]
+    run = f"""
+        import importlib.util
+        import sys
+        from pathlib import Path
+        import trials.processes as child
+        folder = Path({str(tmp_path)!r})
+        main = sys.modules["__main__"]
+        main.__spec__ = importlib.util.find_spec({started_as!r})
+        sys.exit(child.run_pytest({arguments!r}, folder, folder / "output", limit=60))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(run)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (tmp_path / "output").read_text()
+
+
+@pytest.mark.parametrize(("body", "status"), [("pass", 0), ("assert False", 1), ("raise SystemExit(4)", 1)])
+def test_a_child_gives_its_exit_status(body, status, tmp_path):
+    assert pytest_on(body, tmp_path, limit=60) == status
+
+
+def test_an_alarm_is_read_back_and_what_is_none_is_broken(tmp_path):
+    place = tmp_path / "alarm.json"
+    alarm = Outcome(status="alarm", seconds=12.5, suite="parity", test="a.py::test_x", what="no", evidence="exact")
+    place.write_text(alarm.model_dump_json())
+    assert read_outcome(place) == alarm
+    place.write_text("{}")
+    assert read_outcome(place).status == "broken"
+
+
+# Soak
+
+
+def test_soak_settings_repeat_with_and_without_load_and_change_seeds_and_clips():
+    settings = [setting(run) for run in range(16)]
+    assert [one.loaded for one in settings[:4]] == [False, True, False, True]
+    assert {one.seed for one in settings} == set(SEEDS)
+    assert settings[0][1:3] == (SEEDS[0], "synthetic")
+    assert len({one.clip for one in settings}) > 2
+
+
+def test_random_motion_is_smooth_moving_and_in_range():
+    clip = random_motion(1)
+    assert clip.min() >= -1
+    assert clip.max() <= 1
+    assert 0 < abs(clip[1:] - clip[:-1]).mean() < 0.5
+    assert (clip == random_motion(1)).all()

@@ -1,0 +1,154 @@
+"""Memory budgets: sizes as people write them, and which form a call takes under one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import twinvae
+from twinvae.bench.effort import little_effort
+from twinvae.bench.xla_cost import NETWORK, compiled, stages
+from twinvae.forms import ROW_SLABS, WHOLE
+from twinvae.jax.memory import GIB, Plan, parse_size, usable_bytes
+from twinvae.jax.planner import roomy_form
+from twinvae.tiles import TileSettings
+
+SHAPE = (1, 9, 128, 192, 3)  # larger than a tile, and one frame batch
+SLAB = 200_000  # bytes, so that frames as small as these have slabs
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("16GiB", 16 * GIB), ("15.75 GiB", 15.75 * GIB), ("16 gb", 16e9), ("512MiB", 2**29), (7, 7), ("1000", 1000)],
+)
+def test_a_size_is_read_as_people_write_it(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "16 GiBs", "-1GiB", "0", 0, -5, True, None, ""])
+def test_what_is_no_size_is_refused_with_the_way_to_write_one(text):
+    with pytest.raises(ValueError, match="16GiB"):
+        parse_size(text)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    vae = twinvae.load("flax")
+    vae.slab_bytes = SLAB
+    vae.tiles = TileSettings(64, 96, 1 / 4, 1 / 4)
+    return vae
+
+
+@pytest.fixture(scope="module")
+def peaks(vae):
+    """Of the forms that are tried where the budget is next to nothing, and the error that names the smallest."""
+    vae.set_memory_budget("1KiB")
+    with little_effort(), pytest.raises(MemoryError, match=r"fits in no form into 0\.0 MiB: .* would do") as error:
+        vae.plan(SHAPE, "encode")
+    forms = {}
+    for budget in ("64GiB", None):
+        vae.set_memory_budget(budget)
+        with little_effort():
+            plan = vae.plan(SHAPE, "encode")
+        forms[plan.form] = plan.peak_bytes
+    vae.set_memory_budget(forms[WHOLE] - 1)
+    with little_effort():
+        plan = vae.plan(SHAPE, "encode")
+    return forms | {plan.form: plan.peak_bytes, "error": str(error.value)}
+
+
+def test_the_fastest_form_that_fits_is_taken(vae, peaks):
+    assert set(peaks) == {WHOLE, ROW_SLABS, "error"}
+    assert peaks[ROW_SLABS] < 0.8 * peaks[WHOLE]
+
+
+def test_tiles_are_taken_where_no_exact_form_fits_and_said_to_give_other_numbers(vae, peaks):
+    vae.set_memory_budget(peaks[ROW_SLABS] - 1)
+    with little_effort():
+        plan = vae.plan(SHAPE, "encode")
+    assert plan.tiles
+    assert not plan.exact
+    assert [form for form, _ in plan.considered][:2] == [WHOLE, ROW_SLABS]
+    assert "in tiles" in str(plan)
+    assert plan.peak_bytes <= plan.budget_bytes
+
+
+def test_a_call_does_what_was_planned_and_compiles_nothing_again(vae, peaks):
+    video = np.linspace(-1, 1, np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+    vae.set_memory_budget(None)
+    with little_effort():
+        whole = vae.encode(video).moments
+        vae.set_memory_budget(peaks[WHOLE] - 1)
+        vae.plan(SHAPE, "encode")
+        with stages() as found:
+            in_slabs = vae.encode(video).moments
+    assert compiled(found, NETWORK) == 0
+    np.testing.assert_allclose(in_slabs, whole, atol=1e-5)
+    assert np.any(np.asarray(in_slabs) != np.asarray(whole)), "the forms round differently: one was run twice"
+
+
+def test_a_budget_needs_programs_that_are_compiled():
+    with pytest.raises(ValueError, match="jit=True"):
+        twinvae.load("flax", jit=False, memory_budget="1GiB")
+    with pytest.raises(ValueError, match="PyTorch"):
+        twinvae.load("torch", memory_budget="1GiB")
+    with pytest.raises(ValueError, match="16GiB"):
+        twinvae.load("flax", memory_budget="a lot")
+    with pytest.raises(ValueError, match="PyTorch"):
+        twinvae.load("torch").plan(SHAPE, "encode")
+
+
+def test_a_program_is_lowered_in_the_form_that_the_budget_asks_for(vae):
+    shape = (1, 9, 32, 48, 3)
+    vae.set_memory_budget(None)
+    whole = vae.lower_encode(shape).as_text()
+    vae.set_memory_budget("1KiB")
+    vae.slab_bytes = 1000
+    lean = vae.lower_encode(shape).as_text()
+    vae.slab_bytes = SLAB
+    vae.set_memory_budget(None)
+    assert "stablehlo.while" not in whole
+    assert "stablehlo.while" in lean
+
+
+def test_a_cpu_has_the_memory_of_its_machine():
+    import jax
+
+    assert usable_bytes(jax.devices("cpu")[0]) > GIB
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (Plan("decode", (1, 2, 3, 4, 16), "whole", False, None, None), "whole, far below the budget"),
+        (
+            Plan(
+                "decode",
+                (1, 2, 3, 4, 16),
+                "row slabs",
+                True,
+                2 * GIB,
+                3 * GIB,
+                (("whole", None), ("row slabs", 9 * 2**19)),
+            ),
+            "row slabs in tiles, 2.00 GiB predicted, budget 3.00 GiB (whole: does not fit the device; row slabs: "
+            "4.5 MiB)",
+        ),
+    ],
+)
+def test_a_plan_says_what_it_needs_and_what_was_tried(plan, words):
+    assert str(plan) == f"decode [1, 2, 3, 4, 16]: {words}"
+
+
+@pytest.mark.parametrize(("latents", "frames_at_once", "frames"), [(5, 9, 17), (4, 8, 16), (1, 1, 1)])
+def test_nothing_is_compiled_where_there_is_room_for_sixteen_of_the_largest_activation(
+    latents, frames_at_once, frames, vae
+):
+    pixels, channels = 32 * 56, max(vae.config.block_out_channels[:2])
+    parameters = sum(tensor.nbytes for tensor in vae.state_dict().values())
+    clips = 2 * frames * pixels * vae.config.out_channels
+    enough = parameters + 4 * (16 * frames_at_once * pixels * channels + clips)
+    shape = (1, latents, 4, 7, vae.config.latent_channels)
+    for budget, form in ((enough, WHOLE), (enough - 1, None)):
+        vae.set_memory_budget(budget)
+        assert roomy_form(vae, "decode", shape, None, None) == form

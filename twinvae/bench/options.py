@@ -1,0 +1,323 @@
+"""The options that every suite shares, checked before any test runs, and the cases that they select."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import twinvae
+from twinvae.arrays import DTYPES
+from twinvae.bench.aot.libtpu import CHIPS, platform_of
+from twinvae.bench.baselines import read_baseline
+from twinvae.bench.clips import read_clip
+from twinvae.bench.places import BASELINES, LOCAL_REPORTS, SUITES
+from twinvae.bench.provenance import detect_platform
+from twinvae.checkpoint import fingerprint, read_checkpoint, tensor_shapes
+from twinvae.config import VAEConfig, preset_config
+from twinvae.registry import REFERENCE
+
+MODES = ("eager", "jit")
+DEFAULT_PRESETS = ("tiny", "cogvideox-2b")
+# A model of the full architecture takes minutes per mode and dtype: unless asked otherwise, it runs in these alone.
+LARGE = 10_000_000
+LARGE_MODES = ("jit",)
+LARGE_DTYPES = ("float32", "bfloat16")
+AXES = ("model", "backend", "mode", "dtype")
+NAMES = (
+    "backend", "mode", "dtype", "preset", "weights", "subfolder", "clip", "seed", "platform", "aot",
+    "baseline-dir", "report-dir",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model:
+    """What to measure: a preset with seeded weights, or a checkpoint.
+
+    Args:
+        label: its name in records.
+        source: the arguments of `twinvae.load` that choose it.
+    """
+
+    label: str
+    config: VAEConfig
+    source: dict[str, Any] = field(hash=False)
+
+    @property
+    def is_large(self) -> bool:
+        return sum(map(math.prod, tensor_shapes(self.config).values())) > LARGE
+
+
+@dataclass(frozen=True)
+class Options:
+    """The suites' options, checked.
+
+    Args:
+        compiles_all: whether the TPU compiler is given large programs, too, where they have changed.
+        weights, clip_label: what a run's numbers belong to; values are compared between equal labels only.
+        given: the suite options that stood on the command line, to run a case again with.
+    """
+
+    backends: tuple[str, ...]
+    modes: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    models: tuple[Model, ...]
+    weights: str
+    clip: Path | None
+    platform: str
+    baseline_dir: Path
+    report_dir: Path
+    seed: int
+    given: tuple[str, ...]
+    compiles_all: bool = False
+
+    @property
+    def clip_label(self) -> str:
+        return "synthetic" if self.clip is None else self.clip.name
+
+    @property
+    def names_models(self) -> bool:
+        """Whether the models to measure were named, and are not those that are measured by default."""
+        return any(option.startswith(("--preset=", "--weights=")) for option in self.given)
+
+    def takes(self, model: Model | None, mode: str | None, dtype: str | None) -> bool:
+        """Whether a model is run in this mode and dtype: a large one not in all of them, unless asked for."""
+        if model is None or not model.is_large:
+            return True
+        names = [option.partition("=")[0] for option in self.given]
+        modes = self.modes if "--mode" in names else LARGE_MODES
+        dtypes = self.dtypes if "--dtype" in names else LARGE_DTYPES
+        return mode in (None, *modes) and dtype in (None, *dtypes)
+
+
+MARKERS = (
+    "only(mode=, dtype=, once=, small=, large=, asked=): which of the chosen modes and dtypes a test is for; once=True "
+    "means the last of the modes and the first of the dtypes; small and large are such bounds for models of that size, "
+    "large=False leaves large ones out, asked=True does so unless --preset or --weights names them",
+    "cases(names, select): the values of these arguments are the rows of select(options), a list of dictionaries",
+    "clip_frames(n): how many frames a test takes from --clip",
+)
+OPTIONS = pytest.StashKey[Options]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("twinvae", "what the suites measure (lists are separated by commas)")
+    group.addoption(
+        "--backend", metavar="NAMES", help=f"backends to measure (default: all but {REFERENCE!r}, the reference)"
+    )
+    group.addoption("--mode", metavar="NAMES", help=f"of {', '.join(MODES)} (default: both)")
+    group.addoption("--dtype", metavar="NAMES", help=f"of {', '.join(DTYPES)} (default: all)")
+    group.addoption(
+        "--preset",
+        metavar="NAMES",
+        help=f"architectures with seeded weights, of {', '.join(twinvae.PRESETS)} (default: "
+        f"{','.join(DEFAULT_PRESETS)}; none when --weights is given)",
+    )
+    group.addoption("--weights", metavar="PATH", help="a diffusers folder or hub id to measure as well as --preset")
+    group.addoption("--subfolder", metavar="NAME", help="the VAE's folder inside --weights, such as vae")
+    group.addoption(
+        "--clip",
+        metavar="FILE",
+        help="a video, or an .npy of floats [t, h, w, 3] in [-1, 1] (default: synthetic)",
+    )
+    group.addoption("--seed", metavar="N", help="of seeded weights and random inputs (default: 0)")
+    group.addoption("--platform", metavar="NAME", help="whose baselines and pages, such as cpu (default: detected)")
+    group.addoption(
+        "--aot",
+        metavar="CHIP",
+        help=f"take the TPU compiler's platform for {', '.join(CHIPS)}, and compile all that has changed",
+    )
+    group.addoption("--baseline-dir", metavar="DIR", help="where baselines are (default: baselines)")
+    group.addoption("--report-dir", metavar="DIR", help="where records and pages go (default: reports/local)")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    if not (config.option.help or config.option.version or config.option.markers or config.option.showfixtures):
+        config.stash[OPTIONS] = read_options(config.option)
+
+
+def read_options(given: Any) -> Options:
+    """Check pytest's namespace of option values.
+
+    Raises:
+        pytest.UsageError: a value that is unknown, missing, or not readable or writable; the message says which
+            option, what was found and what to give instead.
+    """
+    seed = _seed(given.seed)
+    installed = twinvae.backends()
+    weights = _weights(given.weights, given.subfolder, seed)
+    presets = _names("--preset", given.preset, tuple(twinvae.PRESETS), () if weights else DEFAULT_PRESETS)
+    models = [Model(name, preset_config(name), {"preset": name, "seed": seed}) for name in presets]
+    platform = _platform(given)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", platform):
+        raise pytest.UsageError(f"--platform {platform!r}: expected small letters, digits and dashes, such as gpu-h200")
+    baseline_dir = _folder(given.baseline_dir, BASELINES, "--baseline-dir")
+    return Options(
+        backends=_names("--backend", given.backend, tuple(installed), tuple(b for b in installed if b != REFERENCE)),
+        modes=_names("--mode", given.mode, MODES, MODES),
+        dtypes=_names("--dtype", given.dtype, tuple(DTYPES), tuple(DTYPES)),
+        models=(*models, *([weights] if weights else [])),
+        weights=weights.label if weights else "seeded",
+        clip=_clip(given.clip),
+        platform=platform,
+        baseline_dir=_valid_baselines(baseline_dir, platform),
+        report_dir=_writable(_folder(given.report_dir, LOCAL_REPORTS), platform),
+        seed=seed,
+        given=_given(given),
+        compiles_all=given.aot is not None,
+    )
+
+
+def _platform(given: Any) -> str:
+    if given.aot is None:
+        return given.platform or detect_platform()
+    if given.aot not in CHIPS:
+        several = "; several: `nox -s memory -- --aot v6e,v5e`" if "," in given.aot else ""
+        raise pytest.UsageError(f"--aot {given.aot}: unknown chip; choose one of {', '.join(CHIPS)}{several}")
+    if given.platform not in (None, platform_of(given.aot)):
+        raise pytest.UsageError(
+            f"--platform {given.platform} with --aot {given.aot}: the TPU compiler's platform is "
+            f"{platform_of(given.aot)}; leave --platform out"
+        )
+    return platform_of(given.aot)
+
+
+def _names(option: str, given: str | None, known: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
+    if given is None:
+        return default
+    names = tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        found = f"unknown {', '.join(map(repr, unknown))}" if unknown else "found no name"
+        raise pytest.UsageError(f"{option} {given}: {found}; choose from {', '.join(known)}")
+    return tuple(name for name in known if name in names)
+
+
+def _seed(given: str | None) -> int:
+    if given is None:
+        return 0
+    if not given.isdecimal():
+        raise pytest.UsageError(f"--seed {given}: expected a whole number from 0 up")
+    return int(given)
+
+
+def _weights(given: str | None, subfolder: str | None, seed: int) -> Model | None:
+    if given is None:
+        if subfolder is not None:
+            raise pytest.UsageError(f"--subfolder {subfolder}: it belongs to --weights, which is not given")
+        return None
+    try:
+        config, tensors = read_checkpoint(given, subfolder)
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--weights {given}: {error}") from None
+    label = f"{Path(given).name}@{fingerprint(tensors)}"
+    return Model(label, config, {"weights": given, "subfolder": subfolder, "seed": seed})
+
+
+def _clip(given: str | None) -> Path | None:
+    if given is None:
+        return None
+    check_clip(Path(given), frames=1)
+    return Path(given)
+
+
+def check_clip(clip: Path, frames: int) -> None:
+    """Check that a clip can be read and has the frames asked for.
+
+    Raises:
+        pytest.UsageError: it cannot, or has not.
+    """
+    try:
+        read_clip(clip, frames, 8, 8)
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--clip: {error}") from None
+
+
+def _folder(given: str | None, default: Path, must_exist: str = "") -> Path:
+    if given is None:
+        return default.absolute()
+    if must_exist and not Path(given).is_dir():
+        raise pytest.UsageError(f"{must_exist} {given}: no such folder; name one with <platform>/<suite>.json in it")
+    return Path(given).absolute()
+
+
+def _valid_baselines(folder: Path, platform: str) -> Path:
+    for path in sorted((folder / platform).glob("*.json")):
+        try:
+            read_baseline(path)
+        except (OSError, ValueError) as error:
+            raise pytest.UsageError(f"--baseline-dir: {error}") from None
+    return folder
+
+
+def _writable(folder: Path, platform: str) -> Path:
+    """Check without making anything: the records' folder, or the nearest one above it that exists."""
+    records = folder / platform / "records"
+    place = next(path for path in (records, *records.parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        found = "cannot be written" if place.is_dir() else "is a file"
+        raise pytest.UsageError(f"--report-dir {folder}: {place} {found}; name a folder for records and pages")
+    return folder
+
+
+def _given(given: Any) -> tuple[str, ...]:
+    values = {name: getattr(given, name.replace("-", "_")) for name in NAMES}
+    return tuple(f"--{name}={value}" for name, value in values.items() if value is not None)
+
+
+# Which cases the options select
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give the arguments model, backend, mode and dtype of a suite's test the values that the options select."""
+    if SUITES not in metafunc.definition.path.parents:
+        return
+    marks = [*metafunc.definition.iter_markers("parametrize"), *metafunc.definition.iter_markers("cases")]
+    own = {name for mark in marks for name in _argument_names(mark.args[0])}
+    for mark in metafunc.definition.iter_markers("cases"):
+        names, select = _argument_names(mark.args[0]), mark.args[1]
+        rows = [tuple(row[name] for name in names) for row in select(metafunc.config.stash[OPTIONS])]
+        metafunc.parametrize(names, rows, ids=["-".join(dict.fromkeys(map(_label, row))) for row in rows])
+    axes = [name for name in AXES if name in metafunc.fixturenames and name not in own]
+    if axes:
+        only = {k: v for mark in metafunc.definition.iter_markers("only") for k, v in mark.kwargs.items()}
+        if unknown := only.keys() - {"mode", "dtype", "once", "small", "large", "asked"}:
+            raise pytest.UsageError(f"{metafunc.definition.nodeid}: only() has no {', '.join(sorted(unknown))}")
+        rows = list(selected(metafunc.config.stash[OPTIONS], axes, only))
+        metafunc.parametrize(axes, rows, ids=["-".join(map(_label, row)) for row in rows])
+
+
+def selected(options: Options, axes: list[str], only: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Every combination of the axes that the options and a test's `only` marker leave."""
+    modes, dtypes = options.modes, options.dtypes
+    if only.get("once"):
+        modes, dtypes = modes[-1:], dtypes[:1]
+    values = {"model": options.models, "backend": options.backends, "mode": modes, "dtype": dtypes}
+    rows = []
+    for row in itertools.product(*(values[name] for name in axes)):
+        model, mode, dtype = (dict(zip(axes, row, strict=True)).get(name) for name in ("model", "mode", "dtype"))
+        bounds = only | ((only.get("large" if model.is_large else "small") or {}) if model else {})
+        unwanted = only.get("large") is False or (only.get("asked") and not options.names_models)
+        left_out = model and model.is_large and unwanted
+        in_modes = modes[:1] if bounds.get("mode") == "first" else bounds.get("mode", modes)
+        wanted = mode in (None, *in_modes) and dtype in (None, *bounds.get("dtype", dtypes))
+        if wanted and not left_out and options.takes(model, mode, dtype):
+            rows.append(row)
+    return rows
+
+
+def _argument_names(names: str | list[str] | tuple[str, ...]) -> list[str]:
+    return [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
+
+
+def _label(value: Any) -> str:
+    return value.label if isinstance(value, Model) else str(value)

@@ -1,0 +1,391 @@
+"""Pages: Markdown out of verdicts, the most important first; the layout is in `templates/`."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from twinvae.bench.additions import tables_of
+from twinvae.bench.baselines import Baseline, changed_inputs
+from twinvae.bench.drawing import Picture
+from twinvae.bench.metrics import grade
+from twinvae.bench.places import SUITES
+from twinvae.bench.records import Key, RunData
+from twinvae.bench.verdicts import DTYPES, Departure, Verdict, counts, first_departures, incomparable, number, place
+
+FAILING_ROWS, WORST_ROWS, FAILURES = 30, 12, 15
+
+
+class Judged(NamedTuple):
+    """A suite's run and what is thought of it."""
+
+    data: RunData
+    baseline: Baseline | None
+    verdicts: list[Verdict]
+
+    @property
+    def suite(self) -> str:
+        return self.data.run.suite
+
+    @property
+    def failing(self) -> list[Verdict]:
+        """What fails, the worst first; of a model's blocks, only the first that departs."""
+        of_blocks = [departure.verdict for departure in self.departures]
+        others = [v for v in self.verdicts if v.failing and not (v.record and v.record.order is not None)]
+        return of_blocks + sorted(others, key=badness)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.data.failures) or any(verdict.failing for verdict in self.verdicts)
+
+    @property
+    def outcome(self) -> str:
+        """One word or two, for titles and tables."""
+        if self.failed:
+            return "got worse"
+        if self.data.interrupted:
+            return "interrupted"
+        return "nothing got worse" if self.verdicts else "nothing measured"
+
+    @property
+    def departures(self) -> list[Departure]:
+        return first_departures(self.verdicts)
+
+    def first_layer(self, verdict: Verdict) -> str:
+        """The block itself, or for a failing value of a whole model the one in which the error is born, if known."""
+        layer = verdict.key.layer
+        if verdict.failing and not layer:
+            births = {departure.place: departure.verdict.key.layer for departure in reversed(self.departures)}
+            layer = births.get(place(verdict.key), "")
+        return f"`{layer}`" if layer else ""
+
+
+def suite_page(judged: Judged, pictures: Sequence[Picture]) -> str:
+    """The page of a suite: its own template where there is one, the common one otherwise."""
+    template = _TEMPLATES.select_template([f"{judged.suite}/page.md.j2", "suite.md.j2"])
+    tables = {table.__name__: table for table in tables_of(judged.suite)}
+    return template.render(judged=judged, run=judged.data.run, pictures=pictures, **tables)
+
+
+def index_page(platform: str, suites: Sequence[Judged], others: Sequence[str] = ()) -> str:
+    """The platform's first page.
+
+    Args:
+        others: pages that are not of these runs.
+    """
+    worst_first = sorted(suites, key=lambda judged: (not judged.failed, judged.suite))
+    return _TEMPLATES.get_template("index.md.j2").render(platform=platform, suites=worst_first, others=others)
+
+
+def headline(judged: Judged) -> str:
+    """The verdict in one sentence."""
+    found, failures = counts(judged.verdicts), len(judged.data.failures)
+    if not judged.verdicts and not failures:
+        return "Nothing was measured."
+    total = many(len(judged.verdicts), "value")
+    if judged.failed:
+        parts = [
+            f"{found['regressed']} of {total} got worse" if "regressed" in found else "",
+            f"{many(found['missing'], 'value')} missing" if "missing" in found else "",
+            f"{many(failures, 'test')} failed" if failures else "",
+        ]
+        return "; ".join(part for part in parts if part) + "."
+    rest = ", ".join(f"{count} {status}" for status, count in found.items())
+    return f"Nothing got worse: {total} checked ({rest})."
+
+
+def culprits(judged: Judged) -> list[str]:
+    """Where to look first: the first layer that departs, per backend and operation; else the worst case, or test."""
+    merged: dict[tuple[str, str, str], list[Departure]] = {}
+    for departure in judged.departures:
+        key = departure.verdict.key
+        merged.setdefault((key.layer, key.backend, key.operation), []).append(departure)
+    lines = []
+    for (layer, backend, operation), group in merged.items():
+        first = group[0].verdict
+        where = f"{_listed(d.verdict.key.mode for d in group)}; {_listed(d.verdict.key.dtype for d in group)}"
+        lines.append(
+            f"The first layer that departs is **`{layer}`** in {backend} {operation} ({where}): {first.key.metric} "
+            f"{_movement(first)}, {first.reason}; {many(group[0].later, 'block')} after it off as well."
+        )
+    if not lines and judged.failing:
+        worst = judged.failing[0]
+        lines.append(f"The worst is **{worst.key}**: {_movement(worst)}, {worst.reason}.")
+        lines += _after_the_last_block(judged)
+    if not lines and judged.data.failures:
+        first = judged.data.failures[0]
+        lines.append(f"The first test that failed is **`{first.test}`**: {shortened(first.message, 160)}")
+    return lines
+
+
+def _after_the_last_block(judged: Judged) -> list[str]:
+    """Where a whole model fails although its blocks agree, the last of them: the fault is behind it, or around all."""
+    blocks = {_model(v.key): v.key.layer for v in judged.verdicts if v.record and v.record.order is not None}
+    found = {_model(v.key): blocks[_model(v.key)] for v in judged.failing if _model(v.key) in blocks}
+    return [
+        f"In {backend} {operation} every block up to the last, **`{last}`**, agrees in {dtype}: look at what comes "
+        "after it, and at how frames and tiles are split and joined."
+        for (backend, operation, dtype, _), last in found.items()
+    ]
+
+
+def _model(key: Key) -> tuple[str, ...]:
+    return key.backend, key.operation, key.dtype, key.preset
+
+
+def notes(judged: Judged) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    data, run, baseline = judged.data, judged.data.run, judged.baseline
+    found = list(data.notes)
+    if data.interrupted:
+        found.insert(0, f"**Interrupted**: here is what was measured by then, {many(len(data.records), 'value')}.")
+    elif not data.complete:
+        found.append("Only a part of the suite was run: what is not here was not asked for.")
+    disturbed = sum(not record.sure and not record.pending for record in data.records)
+    if disturbed:
+        found.append(
+            f"**Other work had the cores**: {many(disturbed, 'value')} could not be measured well enough to be judged. "
+            "Close it and run again."
+        )
+    if run.nan_input:
+        found.append("**The clip holds NaN**: where both sides are NaN they count as equal.")
+    if baseline is None:
+        found.append("There is no baseline yet, only limits are held against. `nox -s baseline` makes one.")
+    else:
+        reasons = dict.fromkeys(filter(None, (incomparable(run, source) for source in baseline.runs)))
+        found += [f"Held against limits alone: {reason}." for reason in reasons]
+        changed = changed_inputs(baseline.runs, run)
+        if changed:
+            found.append(f"Since the baseline: {', '.join(changed)}.")
+    return found
+
+
+def count_table(judged: Judged) -> str:
+    """How many verdicts of each kind, per backend and dtype."""
+    statuses = list(counts(judged.verdicts))
+    rows = []
+    for (backend, dtype), verdicts in by_backend_and_dtype(judged.verdicts).items():
+        found = counts(verdicts)
+        rows.append([backend or "-", dtype or "-", *(found.get(status, 0) or "" for status in statuses)])
+    return table(["backend", "dtype", *statuses], rows)
+
+
+def by_backend_and_dtype(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], list[Verdict]]:
+    """Verdicts in groups, backends in alphabetical order and dtypes from precise to coarse."""
+    groups: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault((verdict.key.backend, verdict.key.dtype), []).append(verdict)
+    return dict(sorted(groups.items(), key=lambda item: (item[0][0], _dtype_rank(item[0][1]))))
+
+
+def failing_table(judged: Judged, rows: int = FAILING_ROWS) -> str:
+    """What got worse, by how much, and where it starts."""
+    return verdict_table(judged, judged.failing[:rows])
+
+
+def rerun_commands(judged: Judged) -> list[str]:
+    """Commands that run the worst of what fails again, each test once."""
+    options = judged.data.run.options
+    tests = dict.fromkeys(v.record.test for v in judged.failing[:FAILING_ROWS] if v.record and v.record.test)
+    commands = [failure.rerun for failure in judged.data.failures[:FAILURES]]
+    commands += [shlex.join(["pytest", test, *options]) for test in tests]
+    return list(dict.fromkeys(commands))
+
+
+def failure_table(judged: Judged, rows: int = FAILURES) -> str:
+    """Tests that failed, whatever they measured."""
+    shown = [[f"`{failure.test}`", shortened(failure.message, 160)] for failure in judged.data.failures[:rows]]
+    return table(["test", "message"], shown)
+
+
+def status_table(judged: Judged, status: str) -> str:
+    """Verdicts of one kind, the worst first."""
+    return verdict_table(judged, sorted((v for v in judged.verdicts if v.status == status), key=badness)[:WORST_ROWS])
+
+
+def worst_table(judged: Judged) -> str:
+    """What passes and is closest to its limit or to what the baseline allows."""
+    passing = [
+        v
+        for v in judged.verdicts
+        # A share of a bar says nothing of cosines and the like, which are all close to 1, nor of counts as they were.
+        if not v.failing
+        and v.used is not None
+        and v.record.order is None
+        and v.record.better == "lower"
+        and not (v.used == 1 and v.value == v.before)
+    ]
+    return verdict_table(judged, sorted(passing, key=badness)[:WORST_ROWS])
+
+
+def verdict_table(judged: Judged, verdicts: Sequence[Verdict]) -> str:
+    """A row per verdict, with every column that any of them has something for."""
+    columns: dict[str, Callable[[Verdict], str]] = {
+        "case": lambda v: case(v, with_layer=False) + (", one block" if v.key.layer else ""),
+        "backend": lambda v: v.key.backend,
+        "mode": lambda v: v.key.mode,
+        "dtype": lambda v: v.key.dtype,
+        "metric": lambda v: v.key.metric,
+        "baseline → now": _movement,
+        "factor": lambda v: "" if v.factor is None else f"{v.factor:.3g}x",
+        "limit": lambda v: "" if v.record is None or v.record.limit is None else number(v.record.limit),
+        "allowance used": lambda v: "" if v.failing or v.used is None else f"{100 * v.used:.0f} %",
+        "why": lambda v: v.reason,
+        "first layer that departs" if any(v.failing for v in verdicts) else "layer": judged.first_layer,
+    }
+    return table(list(columns), [[column(verdict) for column in columns.values()] for verdict in verdicts])
+
+
+def grade_table(judged: Judged) -> str:
+    """The grade by mean absolute error of each case, of the worst of its modes."""
+    errors: dict[str, dict[tuple[str, str], float]] = {}
+    for v in judged.verdicts:
+        if v.key.metric == "mae" and v.record and v.record.order is None:
+            row = errors.setdefault(case(v), {})
+            place = (v.key.backend, v.key.dtype)
+            error = math.nan if v.value is None else v.value
+            row[place] = error if math.isnan(error) else max(error, row.get(place, 0.0))
+    places = sorted({place for row in errors.values() for place in row}, key=lambda p: (p[0], _dtype_rank(p[1])))
+    rows = [[name, *(grade(row[p]) if p in row else "" for p in places)] for name, row in errors.items()]
+    return table(["case", *(" ".join(place) for place in places)], rows)
+
+
+def grade_counts(judged: Judged) -> str:
+    """How many values of mean absolute error earn each grade, in words."""
+    maes = [v.value for v in judged.verdicts if v.key.metric == "mae" and v.value is not None]
+    words = ("exact", "excellent", "good", "suspicious", "drifting", "broken")
+    found = Counter(grade(error) for error in maes)
+    return ", ".join(f"{found[word]} {word}" for word in words if found[word])
+
+
+class ValueTable(NamedTuple):
+    title: str
+    body: str
+
+
+def value_tables(judged: Judged) -> list[ValueTable]:
+    """Every value: a table per metric and dtype, a row per case (or block), a column per backend and mode."""
+    groups: dict[tuple[bool, str, int, str, str], list[Verdict]] = {}
+    metrics = list(dict.fromkeys(v.key.metric for v in judged.verdicts))
+    for v in judged.verdicts:
+        if v.record:
+            of_blocks = v.record.order is not None
+            rank = _dtype_rank(v.key.dtype)
+            groups.setdefault((of_blocks, v.key.metric, rank, v.key.dtype, v.record.unit), []).append(v)
+    tables = []
+    for key in sorted(groups, key=lambda key: (key[0], metrics.index(key[1]), *key[2:])):
+        of_blocks, metric, _, dtype, unit = key
+        verdicts = groups[key]
+        columns = sorted({(v.key.backend, v.key.mode) for v in verdicts})
+        rows: dict[str, dict[tuple[str, str], str]] = {}
+        for v in verdicts:
+            rows.setdefault(case(v), {})[v.key.backend, v.key.mode] = _measured(v, with_unit=False) + _mark(v)
+        runs = sorted({v.record.runs for v in verdicts})
+        title = metric + (f", {dtype}" if dtype else "") + (", block after block" if of_blocks else "")
+        title += f" [{unit}]" if unit else ""
+        title += f" ({'-'.join(map(str, {runs[0]: 0, runs[-1]: 0}))} run{'s' if runs != [1] else ''} each)"
+        headers = ["case", *(" ".join(filter(None, column)) or "value" for column in columns)]
+        body = [[name, *(row.get(column, "") for column in columns)] for name, row in rows.items()]
+        tables.append(ValueTable(title, table(headers, body)))
+    return tables
+
+
+def provenance_table(judged: Judged) -> str:
+    """Where the numbers come from, the run's and the baseline's."""
+    data, run = judged.data, judged.data.run
+    rows = [
+        ["date", run.date],
+        ["commit", run.commit],
+        ["versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())],
+        ["device", f"{run.device}, {run.cores} cores (machine {run.machine})"],
+        ["weights", run.weights],
+        ["clip", f"{run.clip}, {'holds NaN' if run.nan_input else 'no NaN'}"],
+        ["seed", str(run.seed)],
+        ["command", f"`{shlex.join(run.command)}`" if run.command else ""],
+        ["selected", "; ".join(f"{axis}: {', '.join(chosen)}" for axis, chosen in run.selection if chosen) or "all"],
+        ["length", f"{data.end.seconds:.0f} s" if data.end else "unknown: the run did not end"],
+    ]
+    for source in judged.baseline.runs if judged.baseline else ():
+        entries = sum(1 for entry in judged.baseline.entries if judged.baseline.runs[entry.run] is source)
+        rows.append(["baseline", f"{many(entries, 'value')} of {source.date}, commit {source.commit}"])
+    return table(["", f"{run.suite} on {run.platform}"], rows)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table with its columns lined up; columns that are empty all the way down are left out."""
+    frame = pd.DataFrame(rows, columns=headers).astype(str).replace(r"\|", r"\\|", regex=True)
+    frame = frame.loc[:, (frame != "").any()]
+    return frame.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+
+
+def case(verdict: Verdict, with_layer: bool = True) -> str:
+    """What was measured, without the fields that have columns of their own."""
+    key = verdict.key
+    parts = (key.case, key.operation, key.preset, key.shape, key.layer if with_layer else "")
+    return " ".join(part for part in parts if part)
+
+
+def badness(verdict: Verdict) -> tuple[float, float, tuple[str, ...]]:
+    """Sorts the worst first: what is missing, then by the allowance used, then by the share of the limit."""
+    used = math.inf if verdict.used is None and verdict.failing else verdict.used or 0.0
+    return -round(used, 2), -(verdict.limit_share or 0.0), verdict.key
+
+
+def shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _measured(verdict: Verdict, with_unit: bool = True) -> str:
+    record = verdict.record
+    if record is None:
+        return "missing"
+    text = number(record.value)
+    if record.pending:
+        return "needs compiling"
+    if not record.sure:
+        text += " (disturbed)"
+    elif record.interval and record.kind != "exact":
+        text += f" ({number(record.interval[0])} to {number(record.interval[1])})"
+    return f"{text} {record.unit}".rstrip() if with_unit else text
+
+
+def _movement(verdict: Verdict) -> str:
+    before = "" if verdict.before is None else f"{number(verdict.before)} → "
+    return before + _measured(verdict)
+
+
+def _mark(verdict: Verdict) -> str:
+    return {"regressed": " ✗", "inconclusive": " ?"}.get(verdict.status, "")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _dtype_rank(dtype: str) -> int:
+    return DTYPES.index(dtype) if dtype in DTYPES else len(DTYPES)
+
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader([Path(__file__).parent / "templates", SUITES]), undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+)  # fmt: skip
+_TEMPLATES.globals.update(FAILING_ROWS=FAILING_ROWS, FAILURES=FAILURES)
+_TEMPLATES.globals.update({
+    function.__name__: function
+    for function in (
+        count_table, counts, culprits, failing_table, failure_table, grade_counts, grade_table, headline, notes,
+        provenance_table, rerun_commands, status_table, table, value_tables, worst_table,
+    )
+})  # fmt: skip

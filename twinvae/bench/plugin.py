@@ -1,0 +1,193 @@
+"""The pytest side of records: a run file per suite while tests run, then pages, a summary, and the exit status."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import shutil
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from twinvae.bench import provenance
+from twinvae.bench.clips import read_clip
+from twinvae.bench.options import OPTIONS, Model, Options, check_clip
+from twinvae.bench.places import SUITES, suite_of
+from twinvae.bench.records import Record, RunFile, Selection
+from twinvae.bench.report import Summary, write_report
+from twinvae.bench.verdicts import judge, number
+
+FILES = pytest.StashKey[dict[str, RunFile]]()
+SUMMARY = pytest.StashKey[Summary]()
+DESELECTED = pytest.StashKey[bool]()
+PAST = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FILES], config.stash[DESELECTED] = {}, False
+
+
+# Before the tests
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=_large_models_last)
+    options = config.stash[OPTIONS]
+    wanted = [mark.args[0] for item in items for mark in item.iter_markers("clip_frames")]
+    if options.clip and wanted:
+        check_clip(options.clip, max(wanted))
+
+
+def _large_models_last(item: pytest.Item) -> tuple[Any, ...]:
+    """Models of the full architecture come last, dtype by dtype and backend by backend, so that each is loaded once."""
+    values = item.callspec.params if hasattr(item, "callspec") else {}
+    model = values.get("model")
+    if not isinstance(model, Model) or not model.is_large:  # pytest has a mark for where no case is left
+        return (0,)
+    dtype = values.get("dtype", "")
+    return (1, model.label, -len(dtype), dtype, values.get("backend", ""), values.get("mode", ""))
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    if items:
+        items[0].config.stash[DESELECTED] = True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    run_file(item)
+
+
+def run_file(item: pytest.Item) -> RunFile | None:
+    """The run file of an item's suite, begun with the suite's first test; None for unit tests.
+
+    A test that is marked to be skipped, as pytest-benchmark does with other suites' under --benchmark-only, begins
+    none: what that suite measured when it was run stays.
+
+    Raises:
+        pytest.UsageError: the report folder cannot be written.
+    """
+    suite, files = suite_of(item.path), item.config.stash[FILES]
+    if suite is None or (suite not in files and item.get_closest_marker("skip")):
+        return None
+    if suite not in files:
+        options = item.config.stash[OPTIONS]
+        file = RunFile(options.report_dir / options.platform / "records" / f"{suite}.jsonl")
+        try:
+            file.start(_describe(suite, options, item.session))
+        except OSError as error:
+            raise pytest.UsageError(str(error)) from None
+        files[suite] = file
+    return files[suite]
+
+
+def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
+    frames = max((mark.args[0] for item in session.items for mark in item.iter_markers("clip_frames")), default=1)
+    own = (item for item in session.items if suite_of(item.path) == suite and hasattr(item, "callspec"))
+    taken = {item.callspec.params.get("model") for item in own}
+    # Where no test takes a model, those that were chosen still say whose values are not asked for.
+    used = [model for model in options.models if model in taken] or options.models
+    presets = tuple(model.label for model in used)
+    return provenance.collect(
+        suite,
+        options.platform,
+        seed=options.seed,
+        weights=options.weights,
+        clip=options.clip_label,
+        selection=Selection(backends=options.backends, modes=options.modes, dtypes=options.dtypes, presets=presets),
+        options=options.given,
+        storage=_saved_runs(session.config),
+        nan_input=options.clip is not None and bool(np.isnan(read_clip(options.clip, frames, 64, 64)).any()),
+    )
+
+
+def _saved_runs(config: pytest.Config) -> str:
+    """The folder in which pytest-benchmark saves runs; none where it saves them in a database."""
+    place = config.option.benchmark_storage.removeprefix("file://")
+    return "" if "://" in place else str(config.invocation_params.dir / place)
+
+
+# While they run
+
+
+def keep(item: pytest.Item, record: Record) -> None:
+    """Append a record of an item's suite; one past its limit fails the test when its body is done."""
+    run_file(item).record(record)
+    verdict = judge(record)
+    if verdict.failing:
+        item.stash.setdefault(PAST, []).append(f"{record.key}: {number(record.value)}, {verdict.reason}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    result = yield
+    if past := item.stash.get(PAST, []):
+        pytest.fail("\n".join(past), pytrace=False)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    file = item.config.stash[FILES].get(suite_of(item.path) or "")
+    if file and report.failed:
+        fields = axis_fields(item)
+        fields.pop("preset", None)
+        rerun = shlex.join(["pytest", item.nodeid, *item.config.stash[OPTIONS].given])
+        file.failure(item.nodeid, _first_line(call, report), rerun, case=item.originalname, **fields)
+    return report
+
+
+def axis_fields(item: pytest.Item) -> dict[str, str]:
+    """The fields of a record that an item's parameters give: backend, mode, dtype and preset."""
+    values = item.callspec.params if hasattr(item, "callspec") else {}
+    fields = {axis: str(values[axis]) for axis in ("backend", "mode", "dtype") if axis in values}
+    return fields | ({"preset": values["model"].label} if "model" in values else {})
+
+
+def _first_line(call: pytest.CallInfo[None], report: pytest.TestReport) -> str:
+    lines = str(call.excinfo.value).strip().splitlines() if call.excinfo else [report.longreprtext]
+    kind = call.excinfo.typename if call.excinfo else report.when
+    return lines[0] if lines and kind in ("AssertionError", "Failed") else f"{kind}: {lines[0] if lines else ''}"
+
+
+# After them
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    files = session.config.stash.get(FILES, {})
+    for suite, file in files.items():
+        file.end(is_complete(session, suite, int(exitstatus)), int(exitstatus))
+    if files:
+        options = session.config.stash[OPTIONS]
+        summary = write_report(options.report_dir, options.baseline_dir, options.platform, tuple(files))
+        session.config.stash[SUMMARY] = summary
+        if summary.failed and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def is_complete(session: pytest.Session, suite: str, exitstatus: int) -> bool:
+    """Whether all of a suite was asked for and ran to its end: nothing deselected, ignored or interrupted."""
+    config, option = session.config, session.config.option
+    if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or session.shouldstop or session.shouldfail:
+        return False
+    if config.stash[DESELECTED] or option.ignore or option.ignore_glob or getattr(option, "lf", False):
+        return False
+    folders = [config.invocation_params.dir.joinpath(name).resolve() for name in config.args if "::" not in name]
+    return any((SUITES / suite).is_relative_to(folder) for folder in folders)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if SUMMARY not in config.stash:
+        return
+    summary, text = config.stash[SUMMARY], io.StringIO()
+    width = shutil.get_terminal_size((120, 24)).columns
+    Console(file=text, width=width, force_terminal=terminalreporter.hasmarkup).print(summary.table)
+    terminalreporter.section("verdicts")
+    terminalreporter.write(text.getvalue())
+    for line in (*summary.lines, f"pages: {summary.index}"):
+        terminalreporter.write_line(line)

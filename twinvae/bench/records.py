@@ -1,0 +1,311 @@
+"""Records: what a suite measured, one value each, and the JSON Lines file that a run appends them to."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TextIO
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+# NumPy and JAX scalars are measured values too; NaN and infinities become strings in JSON, which has no word for them.
+Value = Annotated[float, BeforeValidator(lambda value: float(value))]
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Selection(_Line):
+    """What the options of a run left in; an empty axis leaves everything in."""
+
+    backends: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    presets: tuple[str, ...] = ()
+
+    def holds(self, backend: str, mode: str, dtype: str, preset: str) -> bool:
+        """Whether a record with these fields belongs to the run; a field that is empty belongs to every run."""
+        axes = ((backend, self.backends), (mode, self.modes), (dtype, self.dtypes), (preset, self.presets))
+        return all(not value or not chosen or value in chosen for value, chosen in axes)
+
+
+class Run(_Line):
+    """Where the numbers come from. `twinvae.bench.provenance.collect` fills it in.
+
+    Attributes:
+        commit: the checkout's commit, with "+changes" behind it where files differ from it.
+        device: the accelerator or processor by name.
+        machine: a fingerprint; times are compared between runs with the same one only.
+        weights, clip: labels; values are compared between runs with the same labels and seed only.
+        options: the suite options that were given, repeated in every command to run a case again.
+        nan_input: whether the clip held NaN.
+        storage: the folder in which pytest-benchmark saves runs.
+    """
+
+    type: Literal["run"] = "run"
+    suite: str
+    platform: str
+    date: str
+    commit: str
+    versions: dict[str, str]
+    device: str
+    cores: int
+    machine: str
+    seed: int
+    weights: str
+    clip: str
+    command: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    selection: Selection = Selection()
+    nan_input: bool = False
+    storage: str = ""
+
+
+class Key(NamedTuple):
+    """What makes two records measurements of the same thing."""
+
+    suite: str
+    case: str
+    backend: str = ""
+    operation: str = ""
+    mode: str = ""
+    dtype: str = ""
+    preset: str = ""
+    shape: str = ""
+    metric: str = ""
+    layer: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(part for part in self[1:] if part)
+
+
+class Record(_Line):
+    """One measured value.
+
+    Attributes:
+        value: None where there is none to give (a program that does not fit); `note` says why.
+        better: which direction is; "equal" allows no change at all.
+        kind: "exact" is the same on every run of the same versions, "ratio" compares two things timed in turn in one
+            run, "absolute" is a time or a throughput.
+        limit: the bar; a value past it is regressed whatever the baseline says.
+        tolerance: how far a value may move from its baseline: a factor from 1 up (2: errors may double), a relative
+            change below 1 (0.1: ten per cent); infinite: the value is shown, and held against no baseline.
+        floor: values at least this good are all equal (rounding); 0 for none.
+        of_compiler: whether an exact value is comparable only under the same JAX, jaxlib and processor, as what an
+            optimiser made of a program is.
+        interval: bounds of a bootstrap confidence interval.
+        test: pytest's id of the test that measured it.
+        pending: the command that would give the value, where what it takes is too long to be done unasked.
+        layer, order: of a value inside a model, the block's name and its place in the order of computation.
+    """
+
+    type: Literal["record"] = "record"
+    suite: str
+    case: str
+    backend: str = ""
+    operation: str = ""
+    mode: str = ""
+    dtype: str = ""
+    preset: str = ""
+    shape: str = ""
+    metric: str
+    value: Value | None
+    unit: str = ""
+    better: Literal["lower", "higher", "equal"] = "lower"
+    kind: Literal["exact", "ratio", "absolute"] = "exact"
+    limit: Value | None = None
+    tolerance: float = Field(0.0, ge=0)
+    floor: float = 0.0
+    of_compiler: bool = False
+    interval: tuple[Value, Value] | None = None
+    runs: int = Field(1, ge=1)
+    test: str = ""
+    pending: str = ""
+    layer: str | None = None
+    order: int | None = None
+    note: str = ""
+
+    @property
+    def sure(self) -> bool:
+        """Whether the value can be relied on: it is there, and its interval, where it has one, ends somewhere."""
+        return not self.pending and (self.interval is None or self.interval[1] < float("inf"))
+
+    @property
+    def key(self) -> Key:
+        fields = {name: getattr(self, name) or "" for name in Key._fields}
+        return Key(**fields)
+
+
+class Failure(_Line):
+    """A test that failed, whatever it recorded before."""
+
+    type: Literal["failure"] = "failure"
+    test: str
+    message: str
+    rerun: str
+    case: str = ""
+    backend: str = ""
+    mode: str = ""
+    dtype: str = ""
+
+
+class Exhibit(_Line):
+    """Arrays that a figure needs, in an .npz file named relative to the run file's folder."""
+
+    type: Literal["exhibit"] = "exhibit"
+    name: str
+    file: str
+    backend: str = ""
+    mode: str = ""
+    dtype: str = ""
+    caption: str = ""
+
+
+class End(_Line):
+    """How a run ended; `complete` means that every case of the selection was run."""
+
+    type: Literal["end"] = "end"
+    complete: bool
+    exit_status: int
+    seconds: float
+
+
+class RunData(NamedTuple):
+    """A run file, read."""
+
+    run: Run
+    records: tuple[Record, ...]
+    failures: tuple[Failure, ...]
+    exhibits: tuple[Exhibit, ...]
+    end: End | None
+    notes: tuple[str, ...]
+    folder: Path
+
+    @property
+    def complete(self) -> bool:
+        return self.end is not None and self.end.complete
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run stopped before its end; a run of chosen tests is incomplete, but not interrupted."""
+        return self.end is None or self.end.exit_status in (2, 3)  # pytest's for Ctrl-C and for its own errors
+
+
+class RunFile:
+    """The run file of one suite, written while its tests run: every line is on disk before the next test starts.
+
+    Args:
+        path: `<report-dir>/<platform>/records/<suite>.jsonl`; exhibits go into a folder of the same name beside it.
+        clock: seconds, for the length of the run.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path = Path(path)
+        self._clock = clock
+        self._keys: set[Key] = set()
+        self._file: TextIO | None = None
+
+    def start(self, run: Run) -> None:
+        """Begin the file anew, without the exhibits of the run before.
+
+        Raises:
+            OSError: the folder cannot be made or written; the message names it.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self._exhibits, ignore_errors=True)
+            self._file = self.path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise OSError(
+                f"cannot write records to {self.path.parent}: {error.strerror or error}; "
+                "choose another folder with --report-dir"
+            ) from None
+        self._began = self._clock()
+        self._write(run)
+
+    def record(self, record: Record) -> None:
+        """Append a record.
+
+        Raises:
+            ValueError: the run has a record of the same key already.
+        """
+        if record.key in self._keys:
+            raise ValueError(f"two records of one thing: {record.key}; give the cases different names")
+        self._keys.add(record.key)
+        self._write(record)
+
+    def failure(self, test: str, message: str, rerun: str, **fields: str) -> None:
+        """Append a test that failed, with the first line of its message and the command to run it again."""
+        self._write(Failure(test=test, message=(message.splitlines() or [""])[0], rerun=rerun, **fields))
+
+    def exhibit(self, name: str, arrays: Mapping[str, np.ndarray], **fields: str) -> None:
+        """Store arrays for a figure; the fields (backend, mode, dtype, caption) tell exhibits of one name apart."""
+        parts = (name, fields.get("backend"), fields.get("mode"), fields.get("dtype"))
+        file = self._exhibits / ("-".join(part.replace("/", "_") for part in parts if part) + ".npz")
+        file.parent.mkdir(exist_ok=True)
+        plain: dict[str, Any] = {
+            key: array.astype(np.float32) if array.dtype.kind == "V" else array for key, array in arrays.items()
+        }  # NumPy files do not keep bfloat16
+        np.savez_compressed(file, **plain)
+        self._write(Exhibit(name=name, file=str(file.relative_to(self.path.parent)), **fields))
+
+    def end(self, complete: bool, exit_status: int) -> None:
+        """Close the file; `complete` where every case of the selection was run."""
+        self._write(End(complete=complete, exit_status=exit_status, seconds=round(self._clock() - self._began, 1)))
+        self._file.close()
+
+    @property
+    def _exhibits(self) -> Path:
+        return self.path.with_suffix("")
+
+    def _write(self, line: _Line) -> None:
+        self._file.write(line.model_dump_json() + "\n")
+        self._file.flush()
+
+
+_LINES: TypeAdapter[Any] = TypeAdapter(Annotated[Run | Record | Failure | Exhibit | End, Field(discriminator="type")])
+
+
+def read_run(path: Path) -> RunData:
+    """Read a run file; a last line that an interruption cut short is left out, with a note.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line that is no valid line, or no run at the start.
+    """
+    path = Path(path)
+    content = path.read_text(encoding="utf-8", errors="replace")
+    texts = content.splitlines()
+    lines: list[Any] = []
+    notes: list[str] = []
+    for number, text in enumerate(texts, 1):
+        try:
+            lines.append(_LINES.validate_json(text))
+        except ValidationError as error:
+            if number == len(texts) > 1 and not content.endswith("\n"):
+                notes.append(f"line {number}, the last of the run file, was cut short and is left out")
+                break
+            raise ValueError(
+                f"{path}, line {number}: {describe(error)}; delete the file and run the suite again"
+            ) from None
+    if not lines or not isinstance(lines[0], Run):
+        raise ValueError(f"{path} does not start with a run: delete it and run the suite again")
+    of_type = {
+        kind: tuple(line for line in lines if isinstance(line, kind)) for kind in (Record, Failure, Exhibit, End)
+    }
+    end = of_type[End][-1] if of_type[End] else None
+    return RunData(lines[0], of_type[Record], of_type[Failure], of_type[Exhibit], end, tuple(notes), path.parent)
+
+
+def describe(error: ValidationError) -> str:
+    """pydantic's complaint on one line: each field, what is wrong, and what was found."""
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (found {problem['input']!r:.60})"
+        if problem["loc"]
+        else problem["msg"]
+        for problem in error.errors()[:3]
+    )

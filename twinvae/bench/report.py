@@ -1,0 +1,106 @@
+"""Reports: records and baselines become pages. `write_report` writes those of a platform."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.table import Table
+
+from twinvae.bench.additions import draw
+from twinvae.bench.baselines import baseline_path, read_baseline
+from twinvae.bench.files import write_whole
+from twinvae.bench.pages import Judged, badness, by_backend_and_dtype, case, headline, index_page, suite_page
+from twinvae.bench.records import read_run
+from twinvae.bench.verdicts import STATUSES, counts, judge_run, number
+
+__all__ = ["Summary", "judge_suites", "write_report"]
+
+
+class Summary(NamedTuple):
+    """What a platform's report comes to.
+
+    Attributes:
+        failed: something got worse, is missing, or a test failed.
+        table: for a rich console.
+        lines: the verdict of each suite in one sentence.
+        index: the page to read first.
+    """
+
+    failed: bool
+    table: Table
+    lines: tuple[str, ...]
+    index: Path
+
+
+def judge_suites(report_dir: Path, baseline_dir: Path, platform: str) -> list[Judged]:
+    """Read and judge the run of every suite that has one.
+
+    Raises:
+        FileNotFoundError: no suite was run.
+        ValueError: a run file or a baseline is not valid.
+    """
+    folder = Path(report_dir) / platform / "records"
+    suites = []
+    for path in sorted(folder.glob("*.jsonl")):
+        data = read_run(path)
+        baseline = read_baseline(baseline_path(baseline_dir, platform, data.run.suite))
+        suites.append(Judged(data, baseline, judge_run(data, baseline)))
+    if not suites:
+        raise FileNotFoundError(f"no records in {folder}: run a suite first, such as `nox -s parity`")
+    return suites
+
+
+def write_report(report_dir: Path, baseline_dir: Path, platform: str, chosen: Collection[str] | None = None) -> Summary:
+    """Write a page for every suite that has a run, with its figures, and the platform's index.
+
+    Args:
+        chosen: suites to write pages of, and to say whether they got worse; default: all. The index holds all.
+    Raises:
+        FileNotFoundError: no suite was run.
+        ValueError: a run file or a baseline is not valid; nothing is written then.
+        OSError: the report folder cannot be written.
+    """
+    suites = judge_suites(report_dir, baseline_dir, platform)
+    folder = Path(report_dir) / platform
+    ours = [judged for judged in suites if chosen is None or judged.suite in chosen]
+    for judged in ours:
+        pictures = draw(judged.data, judged.verdicts)
+        for picture in pictures:
+            write_whole(folder / "figures" / picture.file, picture.content)
+        drawn = {picture.file for picture in pictures}
+        for stale in (folder / "figures").glob(f"{judged.suite}-*"):
+            if stale.name not in drawn:
+                stale.unlink()
+        write_whole(folder / f"{judged.suite}.md", suite_page(judged, pictures))
+    names = {judged.suite for judged in suites}
+    others = sorted({page.stem for page in folder.glob("*.md")} - names - {"index"})
+    write_whole(folder / "index.md", index_page(platform, suites, others))
+    lines = tuple(f"{judged.suite}: {headline(judged)}" for judged in ours)
+    return Summary(any(judged.failed for judged in ours), _table(ours), lines, folder / "index.md")
+
+
+def _table(suites: list[Judged]) -> Table:
+    """Counts per suite, backend and dtype, and what is closest to its bar or farthest past it."""
+    found = {status for judged in suites for status in counts(judged.verdicts)}
+    shown = [status for status in STATUSES if status in found]
+    table = Table(title_justify="left")
+    for heading in ("suite", "backend", "dtype"):
+        table.add_column(heading)
+    for status in shown:
+        table.add_column(status, justify="right")
+    table.add_column("closest to its bar, or farthest past it")
+    for judged in suites:
+        for (backend, dtype), verdicts in by_backend_and_dtype(judged.verdicts).items():
+            tally = counts(verdicts)
+            failing = any(verdict.failing for verdict in verdicts)
+            errors = [verdict for verdict in verdicts if verdict.failing or verdict.record.better == "lower"]
+            worst = min(errors or verdicts, key=badness)
+            words = f"{case(worst)} {worst.key.metric} {number(worst.value)}"
+            limit = worst.record.limit if worst.record else None
+            words += f", limit {number(limit)}" if limit is not None else f", {worst.reason}" if worst.failing else ""
+            cells = (judged.suite, backend, dtype, *(str(tally.get(status, "")) for status in shown), words)
+            table.add_row(*cells, style="red" if failing else None)
+        table.add_section()
+    return table

@@ -1,0 +1,249 @@
+"""JaxVideoVAE: a backend given by its parameters and two pure functions, one frame batch at a time."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from twinvae import arrays
+from twinvae.blocks import block_names
+from twinvae.config import VAEConfig
+from twinvae.forms import WHOLE, Form
+from twinvae.frames import frame_batches
+from twinvae.interface import Cache, Operation, VideoVAE
+from twinvae.jax import tiling
+from twinvae.jax.compiling import compiler_options
+from twinvae.jax.memory import Plan, parse_size
+from twinvae.jax.planner import device_of, forms_of, make_plan, roomy_form
+from twinvae.tiles import TileGrid
+
+SLAB_BYTES = 64 * 2**20  # 16 rows at 768x1360, whose two of halo are an eighth more; smaller ones save nothing there
+Params = Any  # a backend's own tree of jax.Array
+
+
+class JaxVideoVAE(VideoVAE):
+    """Compiles a backend's step once per shape, so that compiling does not grow with frames or tiles.
+
+    Args:
+        params: the backend's tree of arrays, passed to every step.
+        jit: compile each step; False runs op by op.
+
+    Attributes:
+        forms: the backend's ways to compute a frame batch, the fastest first and the leanest last.
+        slab_bytes: of a slab's input, in the forms that have slabs.
+    """
+
+    def __init__(self, config: VAEConfig, dtype: str, checkpoint: str, params: Params, jit: bool):
+        super().__init__(config, dtype, checkpoint)
+        self.params = params
+        self.jit = jit
+        self.forms: tuple[Form, ...] = (WHOLE,)
+        self.slab_bytes = SLAB_BYTES
+        self._compiled_steps: dict[Any, Any] = {}
+        self._plans: dict[Any, Plan] = {}
+        self._blending = jax.jit(tiling.blend, static_argnames=("extent", "axis")) if jit else tiling.blend
+
+    @abstractmethod
+    def step(self, operation: Operation, params: Params, frames: jax.Array, cache: Cache | None) -> Any:
+        """Pure: one frame batch through the encoder (giving moments) or decoder.
+
+        Args:
+            frames: [b, t, h, w, c], video or latents.
+            cache: None for the first frame batch of a clip, else what the step before returned.
+            form: one of `forms`, an argument of backends that have more than "whole".
+        Returns:
+            The output, channel-last, and the conv cache.
+        """
+
+    @abstractmethod
+    def named_activations(self, operation: Operation, params: Params, frames: jax.Array, cache: Cache | None) -> Any:
+        """Pure: like `step`, giving `({name: output}, cache)` for every name of `block_names`."""
+
+    @abstractmethod
+    def named_tensors(self, params: Params) -> dict[str, jax.Array]:
+        """A tree like `params` (the parameters, or their gradients) by diffusers' names, in diffusers' layouts."""
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        with self._scope():
+            return {name: np.asarray(tensor) for name, tensor in self.named_tensors(self.params).items()}
+
+    def activations(self, operation: Operation, clip: jax.Array) -> dict[str, jax.Array]:
+        clip = self._checked(operation, clip)
+        run = partial(self.named_activations, operation)
+        run = jax.jit(run) if self.jit else run
+        cache, parts = None, []
+        with self._scope():
+            for batch in frame_batches(clip.shape[1], self._batch_size(operation)):
+                part, cache = run(self.params, jnp.asarray(clip[:, batch]), cache)
+                parts.append(part)
+            names = block_names(self.config, operation)
+            return {name: jnp.concatenate([part[name] for part in parts], axis=1) for name in names}
+
+    def gradients(self, video: jax.Array, cotangent: jax.Array) -> dict[str, np.ndarray]:
+        video = self._checked("encode", video)
+
+        def reconstruct(params: Params, video: jax.Array) -> jax.Array:
+            moments = self._whole("encode", params, video)
+            return self._whole("decode", params, moments[..., : self.config.latent_channels])
+
+        with self._scope():
+            reconstruct = jax.jit(reconstruct) if self.jit else reconstruct
+            _, pull_back = jax.vjp(reconstruct, self.params, jnp.asarray(video))
+            of_params, of_video = pull_back(jnp.asarray(arrays.to_numpy(cotangent), video.dtype))
+            named = {name: np.asarray(gradient) for name, gradient in self.named_tensors(of_params).items()}
+            return named | {"video": np.asarray(of_video)}
+
+    def _scope(self) -> Any:
+        return arrays.dtype_scope(arrays.DTYPES[self.dtype])
+
+    def set_memory_budget(self, size: str | int | None) -> None:
+        if size is not None and not self.jit:
+            raise ValueError("a memory budget needs compiled programs, whose peak is known: load with jit=True")
+        self.memory_budget = None if size is None else parse_size(size)
+
+    def plan(self, shape: tuple[int, ...], operation: Operation = "decode", sharding: Any = None) -> Plan:
+        self._check_shape(operation, shape)
+        if not self.jit:
+            raise ValueError("a plan is made of compiled programs, whose peak is known: load with jit=True")
+        return make_plan(self, operation, tuple(shape), sharding)
+
+    def _layout(self, operation: Operation, clip: jax.Array) -> tuple[Form, TileGrid | None]:
+        grid = self._grid(operation, clip.shape)
+        if not self.jit or (len(self.forms) == 1 and self.memory_budget is None):
+            return self.forms[0], grid
+        form = roomy_form(self, operation, clip.shape, grid, None)
+        if form is None and isinstance(clip, jax.core.Tracer):  # inside of somebody's program nothing can be compiled
+            form = self.forms[-1]
+        if form is not None:
+            return form, grid
+        plan = make_plan(self, operation, clip.shape, None)
+        return plan.form, self._tiles(operation, clip.shape) if plan.tiles else None
+
+    def _step(
+        self, operation: Operation, frames: jax.Array, cache: Cache | None, form: Form = WHOLE, spent: bool = False
+    ) -> Any:
+        # Inside of somebody's program, how that is compiled is theirs to say.
+        run = self.compiled_step(operation, form, isinstance(frames, jax.core.Tracer), spent)
+        with self._scope():
+            return run(self.params, jnp.asarray(frames), cache)
+
+    def _step_of(self, operation: Operation, form: Form) -> Any:
+        """The pure step, for backends of one form without that argument."""
+        return partial(self.step, operation) if form == WHOLE else partial(self.step, operation, form=form)
+
+    def compiled_step(
+        self, operation: Operation, form: Form, inside: bool, spent: bool, platform: str | None = None
+    ) -> Any:
+        """The jitted step (the plain one of an eager VAE).
+
+        Args:
+            inside: of another program that is being traced.
+            spent: nobody needs the conv cache that goes in, and what comes out may lie in its place.
+            platform: that it is compiled for; the default device's where it is None.
+        """
+        run = self._step_of(operation, form)
+        if not self.jit:
+            return run
+        key = operation, form, self.slab_bytes, inside, spent, platform
+        if key not in self._compiled_steps:
+            options = {} if inside else compiler_options(platform)
+            donated = {"donate_argnums": 2} if spent else {}
+            self._compiled_steps[key] = jax.jit(run, compiler_options=options, **donated)
+        return self._compiled_steps[key]
+
+    def _concatenate(self, parts: list[jax.Array], axis: int) -> jax.Array:
+        with self._scope():
+            return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
+
+    def _blend(self, tile: jax.Array, neighbour: jax.Array, extent: int, axis: int) -> jax.Array:
+        with self._scope():
+            return self._blending(tile, neighbour, extent=extent, axis=axis)
+
+    def _whole(self, operation: Operation, params: Params, clip: jax.Array, form: Form = WHOLE) -> jax.Array:
+        """Pure: the whole clip as one program; the frame batches after the first run in a `lax.scan`."""
+        batches = frame_batches(clip.shape[1], self._batch_size(operation))
+        step = self._step_of(operation, form)
+        head, cache = step(params, clip[:, batches[0]], None)
+        if len(batches) == 1:
+            return head
+        # Rows of pixels, not pixels: a TPU pads the last axis to 128, and would pad all of a clip's 3 channels.
+        rest = _by_rows(clip[:, batches[1].start :])
+        rest = rest.reshape(rest.shape[0], len(batches) - 1, -1, *rest.shape[2:]).swapaxes(0, 1)
+
+        def body(cache: Cache, rows: jax.Array) -> tuple[Cache, jax.Array]:
+            out, cache = step(params, rows.reshape(*rows.shape[:3], *clip.shape[3:]), cache)
+            return cache, _by_rows(out)
+
+        _, tail = jax.lax.scan(body, cache, rest)
+        tail = tail.swapaxes(0, 1)
+        out = jnp.concatenate([_by_rows(head), tail.reshape(tail.shape[0], -1, *tail.shape[3:])], axis=1)
+        return out.reshape(*out.shape[:3], *head.shape[3:])
+
+    def _lower(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> jax.stages.Lowered:
+        self._check_shape(operation, shape)
+        form = self._lowered_form(operation, shape, sharding)
+        options = compiler_options(device_of(sharding).platform)
+        run = jax.jit(partial(self._whole, operation, form=form), compiler_options=options)
+        with self._scope():
+            return run.lower(self._abstract_params(sharding), self._abstract(shape, sharding))
+
+    def lower_step(
+        self,
+        operation: Operation,
+        shape: tuple[int, ...],
+        sharding: Any = None,
+        first: bool = False,
+        form: Form | None = None,
+    ) -> jax.stages.Lowered:
+        """Lower one frame batch as a program, without running anything: what `encode` and `decode` run.
+
+        Args:
+            shape: [b, t, h, w, c] of the frame batch, of video or of latents.
+            sharding: of the frames, and of the conv cache, whose axes are the same.
+            first: without a conv cache.
+            form: one of `forms`; None takes the one that the budget, or the device, has room for.
+        """
+        self._check_shape(operation, shape)
+        form = self._lowered_form(operation, shape, sharding) if form is None else form
+        platform = None if sharding is None else device_of(sharding).platform
+        step = self.compiled_step(operation, form, False, form != WHOLE, platform)
+        with self._scope():
+            params, frames = self._abstract_params(sharding), self._abstract(shape, sharding)
+            if first:
+                return step.lower(params, frames, None)
+            _, cache = jax.eval_shape(partial(self.step, operation), params, frames, None)
+            cache = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), cache)
+            return step.lower(params, frames, cache)
+
+    def _check_shape(self, operation: Operation, shape: tuple[int, ...]) -> None:
+        self._checked(operation, np.broadcast_to(np.zeros((), arrays.DTYPES[self.dtype]), shape))
+
+    def _lowered_form(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> Form:
+        """The fastest form that there is certainly room for, else the leanest."""
+        return roomy_form(self, operation, shape, None, sharding) or forms_of(self, sharding)[-1]
+
+    def _abstract(self, shape: tuple[int, ...], sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, arrays.DTYPES[self.dtype], sharding=sharding)
+
+    def _abstract_params(self, sharding: Any) -> Params:
+        def abstract(array: jax.Array) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=_replicated(sharding))
+
+        return jax.tree.map(abstract, self.params)
+
+
+def _by_rows(frames: jax.Array) -> jax.Array:
+    """[b, t, h, w, c] as [b, t, h, w * c]."""
+    return frames.reshape(*frames.shape[:3], -1)
+
+
+def _replicated(sharding: Any) -> Any:
+    """The sharding of parameters beside a clip that is sharded: a copy on every device of the mesh."""
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return sharding

@@ -1,0 +1,1 @@
+"""On PyTorch: the reference, and any backend as a pipeline's `vae`."""
