@@ -15,7 +15,7 @@ from impl_flax.autoencoder import AutoencoderKLCogVideoX, FlaxVAE
 from impl_flax.params import fill
 from twinvae import arrays
 from twinvae.config import VAEConfig
-from twinvae.registry import Layer
+from twinvae.registry import Layer, layer_class
 
 LAYERS = {
     layer.__name__: layer
@@ -52,11 +52,9 @@ def load_layer(
     Raises:
         ValueError: unknown class, or tensors that do not fit.
     """
-    if class_name not in LAYERS:
-        raise ValueError(f"unknown layer {class_name!r}: choose one of {', '.join(LAYERS)}")
-    kind = arrays.DTYPES[dtype]
+    cls, kind = layer_class(class_name, LAYERS), arrays.DTYPES[dtype]
     with arrays.dtype_scope(kind):
-        graph, abstract = nnx.split(nnx.eval_shape(lambda: LAYERS[class_name](**init)))
+        graph, abstract = nnx.split(nnx.eval_shape(lambda: cls(**init)))
         params = fill(abstract, tensors, kind)
 
     def run(params: nnx.State, x: jax.Array, given: dict[str, Any]) -> tuple[jax.Array, Any]:

@@ -9,6 +9,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from twinvae.tensors import check_tensors
+
 # A module's path is diffusers' own; its parameters are named as in Flax.
 TORCH_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
@@ -41,15 +43,13 @@ def fill(abstract: nnx.State, tensors: dict[str, np.ndarray], dtype: np.dtype) -
         ValueError: a tensor is missing, extra or misshapen.
     """
     wanted: dict[str, Any] = {torch_name(path): (path, param) for path, param in nnx.to_flat_state(abstract)}
-    if wanted.keys() != tensors.keys():
-        missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-        raise ValueError(f"tensors do not fit the layer: missing {missing or 'none'}, unexpected {extra or 'none'}")
+    expected = {
+        name: (*param.shape[:-3:-1], *param.shape[:-2]) if _is_kernel(path) else param.shape
+        for name, (path, param) in wanted.items()
+    }
+    check_tensors(expected, tensors, "this architecture", "Pass exactly the tensors of diffusers' module")
     filled = []
     for name, (path, param) in wanted.items():
         tensor = np.moveaxis(tensors[name], (0, 1), (-1, -2)) if _is_kernel(path) else tensors[name]
-        if tensor.shape != param.shape:
-            raise ValueError(
-                f"tensor {name} has shape {tensors[name].shape}, which is {tensor.shape} here: expected {param.shape}"
-            )
         filled.append((path, param.replace(jnp.asarray(tensor, dtype))))
     return nnx.from_flat_state(filled)

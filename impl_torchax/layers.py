@@ -8,33 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from diffusers.models.autoencoders import autoencoder_kl_cogvideox as diffusers_vae
-from diffusers.models.downsampling import CogVideoXDownsample3D
-from diffusers.models.upsampling import CogVideoXUpsample3D
 
 from impl_torchax.environment import call
 from impl_torchax.modules import as_torch, fitted, needed_cache, without_weights
 from twinvae import arrays
-from twinvae.registry import Layer
-
-CLASSES: dict[str, type[torch.nn.Module]] = {
-    cls.__name__: cls
-    for cls in (
-        diffusers_vae.CogVideoXCausalConv3d,
-        diffusers_vae.CogVideoXSafeConv3d,
-        diffusers_vae.CogVideoXSpatialNorm3D,
-        diffusers_vae.CogVideoXResnetBlock3D,
-        diffusers_vae.CogVideoXDownBlock3D,
-        diffusers_vae.CogVideoXMidBlock3D,
-        diffusers_vae.CogVideoXUpBlock3D,
-        diffusers_vae.CogVideoXEncoder3D,
-        diffusers_vae.CogVideoXDecoder3D,
-        CogVideoXDownsample3D,
-        CogVideoXUpsample3D,
-        torch.nn.GroupNorm,
-    )
-}
+from twinvae.registry import Layer, layer_class
+from twinvae.torch.layers import LAYERS
 
 
 def load_layer(
@@ -45,10 +24,8 @@ def load_layer(
     Raises:
         ValueError: unknown class or dtype, or a tensor that is missing, extra or misshapen.
     """
-    if class_name not in CLASSES:
-        raise ValueError(f"unknown layer class {class_name!r}: choose one of {', '.join(sorted(CLASSES))}")
     target = arrays.checked_dtype(dtype)
-    module = without_weights(CLASSES[class_name], init)
+    module = without_weights(layer_class(class_name, LAYERS), init)
     params = fitted(module, tensors, dtype)
     taken = inspect.signature(module.forward).parameters
 

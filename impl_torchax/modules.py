@@ -11,6 +11,7 @@ import torch
 
 from impl_torchax.lowerings import kernel_first, kernel_last
 from twinvae import arrays
+from twinvae.tensors import check_tensors
 
 
 def without_weights(cls: type[torch.nn.Module], init: dict[str, Any]) -> torch.nn.Module:
@@ -26,19 +27,7 @@ def fitted(module: torch.nn.Module, tensors: dict[str, np.ndarray], dtype: str) 
         ValueError: a tensor is missing, extra, misshapen or not of floats.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    problems = [f"{name} is missing, expected shape {expected[name]}" for name in expected.keys() - found.keys()]
-    problems += [f"{name} {found[name]} belongs to no module" for name in found.keys() - expected.keys()]
-    for name in expected.keys() & found.keys():
-        if found[name] != expected[name]:
-            problems.append(f"{name} has shape {found[name]}, expected {expected[name]}")
-        elif not jnp.issubdtype(tensors[name].dtype, jnp.floating):
-            problems.append(f"{name} is {tensors[name].dtype}, expected floats")
-    if problems:
-        raise ValueError(
-            f"{len(problems)} tensors do not fit {type(module).__name__}: {'; '.join(sorted(problems)[:8])}; "
-            "pass the state_dict of a module made with the same arguments"
-        )
+    check_tensors(expected, tensors, type(module).__name__, "Pass the state_dict of a module made as this one was")
     target = arrays.checked_dtype(dtype)
     with arrays.dtype_scope(target):
         tensors_in = {name: jnp.asarray(tensors[name].astype(target)) for name in expected}

@@ -6,7 +6,7 @@ from typing import Any
 
 from twinvae.config import PRESETS, VAEConfig
 from twinvae.interface import ConvCache, FrameStream, VideoVAE
-from twinvae.jax.memory import Plan
+from twinvae.plan import Plan
 from twinvae.posterior import Posterior
 from twinvae.registry import Layer, backend_module, backends
 
@@ -54,9 +54,10 @@ def load(
         FileNotFoundError, OSError: files that are missing or cannot be read.
     """
     from twinvae.arrays import checked_dtype
-    from twinvae.checkpoint import fingerprint, read_checkpoint, seeded_tensors
+    from twinvae.checkpoint import fingerprint, read_checkpoint
     from twinvae.config import preset_config
-    from twinvae.jax.memory import parse_size
+    from twinvae.seeded import seeded_tensors
+    from twinvae.sizes import parse_size
 
     module = backend_module(backend)
     checked_dtype(dtype)
@@ -68,7 +69,13 @@ def load(
     else:
         config, tensors = read_checkpoint(weights, subfolder)
     vae = module.load(config, tensors, dtype=dtype, jit=jit, checkpoint=fingerprint(tensors))
-    vae.set_memory_budget(memory_budget)
+    if memory_budget is not None:
+        if "step" not in vae.capabilities:
+            raise ValueError(
+                f"the {backend!r} backend compiles nothing, and what it will need is not known before it runs: leave "
+                "memory_budget out"
+            )
+        vae.set_memory_budget(memory_budget)
     return vae
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
 
@@ -29,8 +29,22 @@ def checked_dtype(name: str) -> np.dtype:
 
 
 def dtype_scope(dtype: np.dtype) -> contextlib.AbstractContextManager:
-    """Where float64 is computed in JAX: 64-bit types are enabled inside, and the process is left as it was."""
-    return jax.enable_x64(True) if np.dtype(dtype) == np.float64 else contextlib.nullcontext()
+    """Where JAX computes float64: 64-bit types are enabled inside, and the process is left as it was."""
+    if np.dtype(dtype) != np.float64:
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.enable_x64(True)
+
+
+def is_jax(array: Any) -> bool:
+    """Whether it is a JAX array, or one that JAX traces, without loading JAX to know."""
+    return "jax" in sys.modules and isinstance(array, sys.modules["jax"].Array)
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Whether it is one of NumPy's floats, or bfloat16."""
+    return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
 
 
 def to_numpy(array: Any) -> np.ndarray:
@@ -65,7 +79,7 @@ def checked(array: Any, what: str, channels: int, dtype: np.dtype, least: int) -
     Raises:
         ValueError: wrong rank, channels or dtype, an empty axis, or a frame smaller than `least`.
     """
-    if not isinstance(array, jax.Array):
+    if not is_jax(array):
         array = to_numpy(array)
     shape = tuple(array.shape)
     if len(shape) != 5:
@@ -73,7 +87,7 @@ def checked(array: Any, what: str, channels: int, dtype: np.dtype, least: int) -
     if shape[-1] != channels:
         torch_layout = " (channels are second here, as in torch: move them last)" if shape[1] == channels else ""
         raise ValueError(f"{what} has {shape[-1]} channels in {shape}: expected {channels} in {LAYOUT}{torch_layout}")
-    if not jax.dtypes.issubdtype(array.dtype, np.floating):
+    if not is_float(array.dtype):
         raise ValueError(
             f"{what} is {array.dtype}: expected floats, and for a video values in [-1, 1] (uint8 / 127.5 - 1)"
         )
@@ -81,7 +95,9 @@ def checked(array: Any, what: str, channels: int, dtype: np.dtype, least: int) -
         raise ValueError(f"{what} of shape {shape} has no {'frames' if shape[0] else 'batch items'}: give at least 1")
     if min(shape[2:4]) < least:
         raise ValueError(f"{what} is {shape[2]}x{shape[3]} in {shape}: height and width must be at least {least}")
-    if array.dtype == dtype:
-        return array
-    with dtype_scope(dtype):
+    return array if array.dtype == dtype else _cast(array, dtype)
+
+
+def _cast(array: Any, dtype: np.dtype) -> Any:
+    with dtype_scope(dtype) if is_jax(array) else contextlib.nullcontext():
         return array.astype(dtype)

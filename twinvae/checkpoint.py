@@ -1,4 +1,4 @@
-"""Checkpoints as plain arrays: read and write diffusers folders, and make seeded weights."""
+"""Checkpoints: diffusers folders, read into plain arrays and written."""
 
 from __future__ import annotations
 
@@ -7,176 +7,20 @@ import hashlib
 import json
 import os
 import tempfile
-import zlib
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from math import prod, sqrt
+from collections.abc import Mapping
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from twinvae.config import VAEConfig
+from twinvae.tensors import FLOATS, KINDS, Tensors, check_tensors, some, tensor_shapes
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 COMPILED_PREFIX = "_orig_mod."  # put before every name by torch.compile
-FLOATS = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-KINDS = ", ".join(dtype.name for dtype in FLOATS.values())
-
-Shapes = dict[str, tuple[int, ...]]
-Tensors = dict[str, np.ndarray]
-
-
-# Names and shapes
-
-
-def tensor_shapes(config: VAEConfig) -> Shapes:
-    """Every tensor's shape by diffusers' name, in diffusers' order and layout (convolutions [out, in, t, h, w])."""
-    return dict(_named_shapes(config))
-
-
-def _named_shapes(config: VAEConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    channels, latents = config.block_out_channels, config.latent_channels
-    last = len(channels) - 1
-
-    yield from _causal_conv("encoder.conv_in", config.in_channels, channels[0])
-    for index, width in enumerate(channels):
-        block = f"encoder.down_blocks.{index}"
-        inner = channels[max(index - 1, 0)]
-        for layer in range(config.layers_per_block):
-            yield from _resnet(f"{block}.resnets.{layer}", inner if layer == 0 else width, width, None)
-        if index < last:
-            yield from _affine(f"{block}.downsamplers.0.conv", (width, width, 3, 3))
-    for layer in range(2):
-        yield from _resnet(f"encoder.mid_block.resnets.{layer}", channels[-1], channels[-1], None)
-    yield from _affine("encoder.norm_out", (channels[-1],))
-    yield from _causal_conv("encoder.conv_out", channels[-1], 2 * latents)
-
-    upwards = channels[::-1]
-    yield from _causal_conv("decoder.conv_in", latents, upwards[0])
-    for layer in range(2):
-        yield from _resnet(f"decoder.mid_block.resnets.{layer}", upwards[0], upwards[0], latents)
-    for index, width in enumerate(upwards):
-        block = f"decoder.up_blocks.{index}"
-        inner = upwards[max(index - 1, 0)]
-        for layer in range(config.layers_per_block + 1):
-            yield from _resnet(f"{block}.resnets.{layer}", inner if layer == 0 else width, width, latents)
-        if index < last:
-            yield from _affine(f"{block}.upsamplers.0.conv", (width, width, 3, 3))
-    yield from _norm("decoder.norm_out", upwards[-1], latents)
-    yield from _causal_conv("decoder.conv_out", upwards[-1], config.out_channels)
-
-    if config.use_quant_conv:
-        yield from _affine("quant_conv", (2 * config.out_channels, 2 * config.out_channels, 1, 1, 1))
-    if config.use_post_quant_conv:
-        yield from _affine("post_quant_conv", (config.out_channels, config.out_channels, 1, 1, 1))
-
-
-def _affine(name: str, weight: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", weight
-    yield f"{name}.bias", weight[:1]
-
-
-def _causal_conv(name: str, inputs: int, outputs: int, kernel: int = 3) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield from _affine(f"{name}.conv", (outputs, inputs, kernel, kernel, kernel))
-
-
-def _norm(name: str, channels: int, zq_channels: int | None) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """A GroupNorm, or where latents condition it, a spatially conditioned norm."""
-    if zq_channels is None:
-        yield from _affine(name, (channels,))
-        return
-    yield from _affine(f"{name}.norm_layer", (channels,))
-    yield from _causal_conv(f"{name}.conv_y", zq_channels, channels, kernel=1)
-    yield from _causal_conv(f"{name}.conv_b", zq_channels, channels, kernel=1)
-
-
-def _resnet(name: str, inputs: int, outputs: int, zq_channels: int | None) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield from _norm(f"{name}.norm1", inputs, zq_channels)
-    yield from _norm(f"{name}.norm2", outputs, zq_channels)
-    yield from _causal_conv(f"{name}.conv1", inputs, outputs)
-    yield from _causal_conv(f"{name}.conv2", outputs, outputs)
-    if inputs != outputs:
-        yield from _affine(f"{name}.conv_shortcut", (outputs, inputs, 1, 1, 1))
-
-
-def check_tensors(config: VAEConfig, tensors: Mapping[str, np.ndarray]) -> None:
-    """Check names, shapes and float dtypes against the config. NaN is let through.
-
-    Raises:
-        ValueError: a missing, extra, misshapen or non-float tensor.
-    """
-    expected = tensor_shapes(config)
-    missing = [name for name in expected if name not in tensors]
-    extra = [name for name in tensors if name not in expected]
-    problems = []
-    if missing:
-        problems.append(f"missing {_some(missing)}")
-    if extra:
-        problems.append(f"not in this architecture: {_some(extra)}")
-    for name, shape in expected.items():
-        if name in tensors and tuple(tensors[name].shape) != shape:
-            problems.append(f"{name} has shape {tuple(tensors[name].shape)}, expected {shape}")
-        if name in tensors and tensors[name].dtype not in FLOATS.values():
-            problems.append(f"{name} is {tensors[name].dtype}, expected one of {KINDS}")
-    if problems:
-        raise ValueError(
-            f"the checkpoint does not fit its config ({len(expected)} tensors expected, {len(tensors)} found): "
-            f"{_some(problems, '; ')}. Use the {CONFIG_FILE} that was saved with these weights"
-        )
-
-
-def _some(items: list[str], separator: str = ", ") -> str:
-    """The first few of a list, and how many more there are."""
-    shown = separator.join(items[:4])
-    return shown if len(items) <= 4 else f"{shown}{separator}and {len(items) - 4} more"
-
-
-# Seeded weights
-
-SPREAD = 0.3  # half the width of the uniform range of norm weights (around 1) and of every bias
-
-
-def seeded_tensors(config: VAEConfig, seed: int) -> Tensors:
-    """Random weights in float32, each tensor drawn on its own from (seed, name): the same whatever else is drawn.
-
-    Every affine is random, none 1 or 0, so that a forgotten or swapped parameter shows. Weights keep the variance
-    of their input, so activations stay near unit scale through the depth.
-    """
-    shapes = tensor_shapes(config)
-    with ThreadPoolExecutor() as pool:  # the filling runs outside Python's lock
-        drawn = pool.map(lambda name: _drawn(name, shapes[name], seed), shapes)
-        return dict(zip(shapes, drawn, strict=True))
-
-
-def _drawn(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    generator = np.random.Generator(np.random.SFC64([seed, zlib.crc32(name.encode())]))
-    centre, half_width = _uniform_range(name, shape)
-    tensor = generator.random(shape, dtype=np.float32)
-    tensor *= np.float32(2 * half_width)
-    tensor += np.float32(centre - half_width)
-    return tensor
-
-
-def _uniform_range(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    layer, _, kind = name.rpartition(".")
-    scales_a_norm = layer.endswith(".conv_y.conv")  # multiplies the normalised activation: drawn around 1
-    if kind == "bias":
-        return (1.0 if scales_a_norm else 0.0), SPREAD
-    if len(shape) == 1:
-        return 1.0, SPREAD
-    ends_in_video = layer == "decoder.conv_out.conv"  # values should mostly lie in [-1, 1]
-    gain = 0.3 if scales_a_norm else 0.8 if ends_in_video else 1.0
-    return 0.0, gain * sqrt(3 / prod(shape[1:]))
 
 
 # Reading
@@ -206,8 +50,13 @@ def read_checkpoint(source: str | Path, subfolder: str | None = None) -> tuple[V
     else:
         raise FileNotFoundError(_no_weights(folder))
     tensors = _without_prefix(stored, index or single)
-    check_tensors(config, tensors)
+    _check(config, tensors)
     return config, {name: tensors[name] for name in tensor_shapes(config)}
+
+
+def _check(config: VAEConfig, tensors: Mapping[str, np.ndarray]) -> None:
+    advice = f"Use the {CONFIG_FILE} that was saved with these weights"
+    check_tensors(tensor_shapes(config), tensors, "their config", advice)
 
 
 def _local_folder(source: str | Path, subfolder: str | None) -> Path:
@@ -256,7 +105,7 @@ def _only(folder: Path, pattern: str, preferred: str) -> Path | None:
     found = sorted(path for path in folder.glob(pattern) if path.is_file() and "-of-" not in path.name)
     if len(found) > 1:
         raise ValueError(
-            f"{folder} holds several variants and no {preferred}: {_some([path.name for path in found])}. "
+            f"{folder} holds several variants and no {preferred}: {some([path.name for path in found])}. "
             "Keep the wanted one alone in a folder"
         )
     return found[0] if found else None
@@ -267,12 +116,12 @@ def _no_weights(folder: Path) -> str:
     pickled = [name for name in present if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if pickled:
         return (
-            f"{folder} holds only pickled weights ({_some(pickled)}), which are not read because unpickling runs code: "
+            f"{folder} holds only pickled weights ({some(pickled)}), which are not read because unpickling runs code: "
             f"expected {WEIGHTS_FILE}; convert them where you trust them, with save_pretrained(safe_serialization=True)"
         )
     return (
         f"{folder} holds no weights: expected {WEIGHTS_FILE}, or {INDEX_FILE} with its shards, "
-        f"found {_some(present) or 'an empty folder'}"
+        f"found {some(present) or 'an empty folder'}"
     )
 
 
@@ -309,8 +158,8 @@ def _read_shards(index: Path) -> Tensors:
         if promised != set(held):
             absent, unlisted = sorted(promised - set(held)), sorted(set(held) - promised)
             raise ValueError(
-                f"{shard} and {index.name} disagree: absent from the shard {_some(absent) or 'nothing'}, "
-                f"not in the index {_some(unlisted) or 'nothing'}. Fetch both again from the same source"
+                f"{shard} and {index.name} disagree: absent from the shard {some(absent) or 'nothing'}, "
+                f"not in the index {some(unlisted) or 'nothing'}. Fetch both again from the same source"
             )
         tensors.update(held)
     return tensors
@@ -340,7 +189,7 @@ def write_checkpoint(folder: str | Path, config: VAEConfig, tensors: Mapping[str
         ValueError: tensors that do not fit the config.
         OSError: a folder that cannot be written, or one that holds a sharded checkpoint, which would be read instead.
     """
-    check_tensors(config, tensors)
+    _check(config, tensors)
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+# How many go through together by default: diffusers' own.
+ENCODED_TOGETHER, DECODED_TOGETHER = 8, 2  # frames of video; latent frames
+
 
 def frame_batches(frames: int, batch_size: int) -> list[slice]:
     """Split a clip into the frame batches of diffusers: the first batch takes the remainder.

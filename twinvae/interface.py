@@ -5,27 +5,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from twinvae import arrays
+from twinvae.capabilities import CAPABILITIES, Capability
 from twinvae.config import VAEConfig
 from twinvae.forms import WHOLE, Form
-from twinvae.frames import continued_batches, frame_batches
-from twinvae.jax.memory import Plan
-from twinvae.jax.tiling import run_tiles
+from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER, continued_batches, frame_batches
 from twinvae.posterior import Posterior
-from twinvae.tiles import Operation, TileGrid, TileSettings
-
-if TYPE_CHECKING:
-    import jax
+from twinvae.tiles import Operation, TileGrid, TileSettings, run_tiles
 
 Cache = Any  # a backend's own tree of arrays: for every causal convolution, the last frames that it has seen
-Video = Float[Array, "b t h w c"]
-Latents = Float[Array, "b t h w c"]
+Array = Any  # NumPy's or JAX's; torch's are accepted
+Video = Float[Any, "b t h w c"]
+Latents = Float[Any, "b t h w c"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,8 @@ class FrameStream(Iterator):
     def __init__(self, vae: VideoVAE, operation: Operation, clip: Video, cache: ConvCache | None):
         self._vae, self._operation, self._clip = vae, operation, clip
         self._frame = (clip.shape[0], *clip.shape[2:4], vae.dtype)
-        self._form, self._grid = vae._layout(operation, clip)
-        batch_size = vae._batch_size(operation)
+        self._form, self._grid = vae.layout(operation, clip)
+        batch_size = vae.frame_batch_size(operation)
         if cache is None:
             self._batches = iter(frame_batches(clip.shape[1], batch_size))
             self._tiles: list[Cache] = []
@@ -104,11 +102,11 @@ class FrameStream(Iterator):
 
         def run_tile(tile: Video) -> Video:
             carried = self._tiles[len(done)] if self._tiles else None
-            out, cache = self._vae._step(self._operation, tile, carried, self._form)
+            out, cache = self._vae.run_frame_batch(self._operation, tile, carried, self._form)
             done.append(cache)
             return out
 
-        chunk = self._vae._over_tiles(self._grid, frames, run_tile)
+        chunk = self._vae.over_tiles(self._grid, frames, run_tile)
         self._tiles = done
         return chunk
 
@@ -123,26 +121,30 @@ class VideoVAE(ABC):
         config: the architecture.
         dtype: "float64", "float32" or "bfloat16", of weights and activations.
         checkpoint: fingerprint of the weights.
+
+    Attributes:
+        backend: its name.
+        capabilities: what it can do (see `twinvae.capabilities`); suites judge it on that.
     """
 
     backend: str
+    capabilities: frozenset[Capability] = CAPABILITIES
 
     def __init__(self, config: VAEConfig, dtype: str, checkpoint: str):
         arrays.checked_dtype(dtype)
         self.config = config
         self.dtype = dtype
         self.checkpoint = checkpoint
-        self.num_sample_frames_batch_size = 8
-        self.num_latent_frames_batch_size = 2
+        self.num_sample_frames_batch_size = ENCODED_TOGETHER
+        self.num_latent_frames_batch_size = DECODED_TOGETHER
         self.use_slicing = False
         self.use_tiling = False
-        self.tiles = TileSettings.of(config)
-        self.memory_budget: int | None = None
+        self.tile_settings = TileSettings.of(config)
 
     # What a backend supplies
 
     @abstractmethod
-    def _step(
+    def run_frame_batch(
         self, operation: Operation, frames: Video, cache: Cache | None, form: Form = WHOLE, spent: bool = False
     ) -> tuple[Video, Cache]:
         """Put one frame batch through the encoder (giving moments) or the decoder, and hand the conv cache on.
@@ -153,11 +155,11 @@ class VideoVAE(ABC):
         """
 
     @abstractmethod
-    def _concatenate(self, parts: list[Video], axis: int) -> Video:
+    def concatenate(self, parts: list[Video], axis: int) -> Video:
         """Join arrays of this backend."""
 
     @abstractmethod
-    def _blend(self, tile: Video, neighbour: Video, extent: int, axis: int) -> Video:
+    def blend(self, tile: Video, neighbour: Video, extent: int, axis: int) -> Video:
         """Blend the first `extent` cells of a tile with the last ones of its neighbour (see `twinvae.jax.tiling`)."""
 
     @abstractmethod
@@ -193,7 +195,7 @@ class VideoVAE(ABC):
         Raises:
             ValueError: wrong rank, channels, dtype or size; the message says what was found and expected.
         """
-        return Posterior(self._run("encode", self._checked("encode", video)))
+        return Posterior(self._run("encode", self.checked("encode", video)))
 
     def decode(self, latents: Latents) -> Video:
         """Decode raw latents [b, t, h, w, latent_channels] into a video; diffusers does not clip it, nor do we.
@@ -201,7 +203,7 @@ class VideoVAE(ABC):
         Raises:
             ValueError: wrong rank, channels, dtype or size; the message says what was found and expected.
         """
-        return self._run("decode", self._checked("decode", latents))
+        return self._run("decode", self.checked("decode", latents))
 
     def __call__(self, video: Video, sample_posterior: bool = False, key: int | Array | None = None) -> Video:
         """Encode, then decode the posterior's mode, or a sample drawn with `key`.
@@ -222,7 +224,7 @@ class VideoVAE(ABC):
         Raises:
             ValueError: bad input, or a cache of another clip shape, checkpoint, backend or operation.
         """
-        return FrameStream(self, "encode", self._checked("encode", video), cache)
+        return FrameStream(self, "encode", self.checked("encode", video), cache)
 
     def decode_stream(self, latents: Latents, cache: ConvCache | None = None) -> FrameStream:
         """Decode a frame batch at a time: video frames as they are made.
@@ -230,7 +232,7 @@ class VideoVAE(ABC):
         Raises:
             ValueError: bad input, or a cache of another clip shape, checkpoint, backend or operation.
         """
-        return FrameStream(self, "decode", self._checked("decode", latents), cache)
+        return FrameStream(self, "decode", self.checked("decode", latents), cache)
 
     def enable_tiling(
         self,
@@ -252,9 +254,9 @@ class VideoVAE(ABC):
             "tile_overlap_factor_height": tile_overlap_factor_height,
             "tile_overlap_factor_width": tile_overlap_factor_width,
         }
-        tiles = TileSettings(**(vars(self.tiles) | {k: v for k, v in wanted.items() if v is not None}))
+        tiles = TileSettings(**(vars(self.tile_settings) | {k: v for k, v in wanted.items() if v is not None}))
         tiles.grid("decode", 1, 1, self.config.spatial_compression)
-        self.tiles = tiles
+        self.tile_settings = tiles
         self.use_tiling = True
 
     def disable_tiling(self) -> None:
@@ -267,30 +269,6 @@ class VideoVAE(ABC):
     def disable_slicing(self) -> None:
         self.use_slicing = False
 
-    def set_memory_budget(self, size: str | int | None) -> None:
-        """Have calls take the fastest form whose peak is under a size such as "16GiB"; None: what the device has.
-
-        Raises:
-            ValueError: not a size, or a backend that compiles nothing, so that no peak is known before a call.
-        """
-        if size is not None:
-            raise ValueError(f"the {self.backend!r} backend runs on PyTorch, and what it will need is not known before")
-
-    def plan(self, shape: tuple[int, ...], operation: Operation = "decode", sharding: Any = None) -> Plan:
-        """What `encode` or `decode` of a clip of `shape` will do under the memory budget, and the predicted peak.
-
-        Forms are compiled, the fastest first, until one fits; the call itself then compiles nothing again. A stream
-        takes the same form and needs one conv cache more: it keeps the one that it goes on from until a step is done.
-
-        Args:
-            shape: [b, t, h, w, c] of the video or the latents.
-            sharding: of the clip, on devices that need not be there: those of a TPU compiler's topology.
-        Raises:
-            ValueError: a wrong shape, or a backend that compiles nothing.
-            MemoryError: no form fits; the message names the smallest budget that would do.
-        """
-        raise ValueError(f"the {self.backend!r} backend runs on PyTorch, and what it will need is not known before")
-
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and safetensors that diffusers' `from_pretrained` reads back bit for bit."""
         from twinvae.checkpoint import write_checkpoint
@@ -299,24 +277,12 @@ class VideoVAE(ABC):
 
     def as_diffusers(self) -> Any:
         """A drop-in for `pipe.vae`: torch in, torch out, [batch, channel, time, height, width]."""
-        from twinvae.torch.adapter import DiffusersVAE
-
-        return DiffusersVAE(self)
-
-    def lower_encode(self, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None = None) -> jax.stages.Lowered:
-        """Lower the untiled encode of a video of `shape` as one program, without running anything."""
-        return self._lower("encode", shape, sharding)
-
-    def lower_decode(self, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None = None) -> jax.stages.Lowered:
-        """Lower the untiled decode of latents of `shape` as one program, without running anything."""
-        return self._lower("decode", shape, sharding)
-
-    def _lower(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> jax.stages.Lowered:
-        raise ValueError(f"the {self.backend!r} backend runs on PyTorch and has no XLA program to lower")
+        adapter = import_module("twinvae.torch.adapter")  # by name: nothing here needs torch
+        return adapter.DiffusersVAE(self)
 
     # How it is done
 
-    def _checked(self, operation: Operation, clip: Video) -> Video:
+    def checked(self, operation: Operation, clip: Video) -> Video:
         encode = operation == "encode"
         return arrays.checked(
             clip,
@@ -326,46 +292,46 @@ class VideoVAE(ABC):
             least=self.config.spatial_compression if encode else 1,
         )
 
-    def _batch_size(self, operation: Operation) -> int:
+    def frame_batch_size(self, operation: Operation) -> int:
         return self.num_sample_frames_batch_size if operation == "encode" else self.num_latent_frames_batch_size
 
     def _run(self, operation: Operation, clip: Video) -> Video:
         if self.use_slicing and clip.shape[0] > 1:
             items = [self._run(operation, clip[index : index + 1]) for index in range(clip.shape[0])]
-            return self._concatenate(items, axis=0)
-        batches = frame_batches(clip.shape[1], self._batch_size(operation))
-        form, grid = self._layout(operation, clip)
+            return self.concatenate(items, axis=0)
+        batches = frame_batches(clip.shape[1], self.frame_batch_size(operation))
+        form, grid = self.layout(operation, clip)
 
         def run_tile(tile: Video) -> Video:
             parts, cache = [], None
             for batch in batches:
-                part, cache = self._step(operation, tile[:, batch], cache, form, form != WHOLE)
+                part, cache = self.run_frame_batch(operation, tile[:, batch], cache, form, form != WHOLE)
                 parts.append(part)
-            return self._concatenate(parts, axis=1)
+            return self.concatenate(parts, axis=1)
 
-        return self._over_tiles(grid, clip, run_tile)
+        return self.over_tiles(grid, clip, run_tile)
 
-    def _layout(self, operation: Operation, clip: Video) -> tuple[Form, TileGrid | None]:
+    def layout(self, operation: Operation, clip: Video) -> tuple[Form, TileGrid | None]:
         """The form of every step of a call, and its tiles."""
-        return WHOLE, self._grid(operation, clip.shape)
+        return WHOLE, self.grid(operation, clip.shape)
 
-    def _grid(self, operation: Operation, shape: tuple[int, ...]) -> TileGrid | None:
+    def grid(self, operation: Operation, shape: tuple[int, ...]) -> TileGrid | None:
         """The tiles of a clip's frames; None when they are not tiled."""
-        return self._tiles(operation, shape) if self.use_tiling else None
+        return self.possible_grid(operation, shape) if self.use_tiling else None
 
-    def _tiles(self, operation: Operation, shape: tuple[int, ...]) -> TileGrid | None:
+    def possible_grid(self, operation: Operation, shape: tuple[int, ...]) -> TileGrid | None:
         """The tiles of a clip's frames as the settings have them; None when a frame is no larger than a tile."""
         height, width = shape[2:4]
         compression = self.config.spatial_compression
-        if not self.tiles.needs_tiles(operation, height, width, compression):
+        if not self.tile_settings.needs_tiles(operation, height, width, compression):
             return None
-        return self.tiles.grid(operation, height, width, compression)
+        return self.tile_settings.grid(operation, height, width, compression)
 
-    def _over_tiles(self, grid: TileGrid | None, clip: Video, run_tile: Callable[[Video], Video]) -> Video:
+    def over_tiles(self, grid: TileGrid | None, clip: Video, run_tile: Callable[[Video], Video]) -> Video:
         """Apply `run_tile` to the clip, or to its tiles in row order, blended."""
         if grid is None:
             return run_tile(clip)
-        return run_tiles(clip, grid, run_tile, self._blend, self._concatenate)
+        return run_tiles(clip, grid, run_tile, self.blend, self.concatenate)
 
 
 def _tiling(grid: TileGrid | None) -> str:

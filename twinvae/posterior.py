@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from twinvae.arrays import dtype_scope
 
 # diffusers' DiagonalGaussianDistribution clamps to the same range.
 LOGVAR_RANGE = (-30.0, 20.0)
+Array = Any  # NumPy's or JAX's; inside, where JAX computes, JAX's
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,8 @@ class Posterior:
     moments: Float[Array, "b t h w 2*c"]
 
     def _in_scope(self, compute: Any) -> Any:
+        import jax.numpy as jnp
+
         with dtype_scope(self.moments.dtype):
             result = compute(jnp.asarray(self.moments))
         return np.asarray(result) if isinstance(self.moments, np.ndarray) else result
@@ -45,7 +46,7 @@ class Posterior:
 
     @property
     def std(self) -> Float[Array, "b t h w c"]:
-        return self._in_scope(lambda moments: jnp.exp(0.5 * _logvar(moments)))
+        return self._in_scope(_std)
 
     def mode(self) -> Float[Array, "b t h w c"]:
         return self.mean
@@ -56,11 +57,13 @@ class Posterior:
         Args:
             key: a JAX random key, or a seed.
         """
+        import jax
+
         key = jax.random.key(key) if isinstance(key, int) else key
 
         def draw(moments: Array) -> Array:
             mean = _mean(moments)
-            return mean + jnp.exp(0.5 * _logvar(moments)) * jax.random.normal(key, mean.shape, mean.dtype)
+            return mean + _std(moments) * jax.random.normal(key, mean.shape, mean.dtype)
 
         return self._in_scope(draw)
 
@@ -69,6 +72,7 @@ class Posterior:
 
         diffusers' `kl()` is written for images and leaves the width unsummed; this is its sum over the width.
         """
+        import jax.numpy as jnp
 
         def divergence(moments: Array) -> Array:
             mean, logvar = _mean(moments), _logvar(moments)
@@ -82,4 +86,10 @@ def _mean(moments: Array) -> Array:
 
 
 def _logvar(moments: Array) -> Array:
-    return jnp.clip(moments[..., moments.shape[-1] // 2 :], *LOGVAR_RANGE)
+    return moments[..., moments.shape[-1] // 2 :].clip(*LOGVAR_RANGE)
+
+
+def _std(moments: Array) -> Array:
+    import jax.numpy as jnp
+
+    return jnp.exp(0.5 * _logvar(moments))

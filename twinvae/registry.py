@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 import numpy as np
 
+from twinvae.capabilities import CAPABILITIES, Capability
 from twinvae.config import VAEConfig
 from twinvae.interface import VideoVAE
 
@@ -30,6 +32,22 @@ class BackendModule(Protocol):
     def load_layer(
         self, class_name: str, init: dict[str, Any], tensors: dict[str, np.ndarray], *, dtype: str, jit: bool
     ) -> Layer: ...
+
+
+def layer_class(class_name: str, known: Mapping[str, type]) -> type:
+    """The class of a layer by diffusers' name.
+
+    Raises:
+        ValueError: it is not among those that a backend knows.
+    """
+    if class_name not in known:
+        raise ValueError(f"unknown layer class {class_name!r}: choose one of {', '.join(sorted(known))}")
+    return known[class_name]
+
+
+def capabilities_of(backend: str) -> frozenset[Capability]:
+    """What a backend can do; all, unless its module says less in `CAPABILITIES`."""
+    return getattr(backend_module(backend), "CAPABILITIES", CAPABILITIES)
 
 
 def _installed() -> dict[str, EntryPoint]:

@@ -1,14 +1,23 @@
-"""The tile grid, overlaps and blend extents, as plain numbers."""
+"""The tile grid, overlaps and blend extents, as plain numbers; and a function run over the tiles of a clip."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from jaxtyping import Float
+
+from twinvae.arrays import is_jax
 from twinvae.config import VAEConfig
 
 Operation = Literal["encode", "decode"]
+HEIGHT, WIDTH = 2, 3  # axes of a clip
+LONG_GRID = 16  # tiles from which on a terminal shows how far a grid has come
+Clip = Float[Any, "b t h w c"]
 
 
 class Axis(NamedTuple):
@@ -22,6 +31,13 @@ class Axis(NamedTuple):
 class TileGrid(NamedTuple):
     rows: Axis
     columns: Axis
+
+
+def tile_shapes(grid: TileGrid) -> list[tuple[int, int]]:
+    """Height and width of every tile, on the input side, row by row."""
+    return [
+        (row.stop - row.start, column.stop - column.start) for row in grid.rows.slices for column in grid.columns.slices
+    ]
 
 
 @dataclass
@@ -104,3 +120,57 @@ def _working_tile(size: int, tile: int, overlap: float, compression: int) -> int
         if stride >= size or (stride >= 1 and (size - 1) % stride + 1 >= compression):
             return candidate
         candidate += compression
+
+
+def run_tiles(
+    clip: Clip,
+    grid: TileGrid,
+    run_tile: Callable[[Clip], Clip],
+    blend: Callable[[Clip, Clip, int, int], Clip],
+    concatenate: Callable[[list[Clip], int], Clip],
+) -> Clip:
+    """Run each tile, blend it with the tile above and then with the tile on its left, crop, and join.
+
+    diffusers blends in place: both neighbours have been blended themselves. Only one row of tiles is held.
+
+    Args:
+        blend: `blend(tile, neighbour, extent, axis)`.
+        concatenate: `concatenate(parts, axis)`.
+    """
+    rows = []
+    above: list[Clip] = []
+    with _progress(len(grid.rows.slices) * len(grid.columns.slices)) as done:
+        for row in grid.rows.slices:
+            blended: list[Clip] = []
+            for index, column in enumerate(grid.columns.slices):
+                tile = run_tile(clip[:, :, row, column])
+                if above:
+                    tile = blend(tile, above[index], grid.rows.blend_extent, HEIGHT)
+                if blended:
+                    tile = blend(tile, blended[-1], grid.columns.blend_extent, WIDTH)
+                blended.append(tile)
+                done(tile)
+            kept = [tile[:, :, : grid.rows.limit, : grid.columns.limit] for tile in blended]
+            rows.append(concatenate(kept, WIDTH))
+            above = blended
+    return concatenate(rows, HEIGHT)
+
+
+@contextmanager
+def _progress(tiles: int) -> Iterator[Callable[[Clip], None]]:
+    """What to call with each tile that is done: shown on stderr where that is a terminal and the grid is long."""
+    if tiles < LONG_GRID or not sys.stderr.isatty():
+        yield lambda tile: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("tiles", total=tiles)
+
+        def done(tile: Clip) -> None:
+            if is_jax(tile):
+                tile.block_until_ready()  # else what is shown is how fast tiles are queued
+            progress.advance(task)
+
+        yield done

@@ -40,8 +40,13 @@ def test_two_clips_together_give_what_diffusers_gives(operation, clips, compare)
 def test_slicing_runs_one_clip_after_the_other(operation, clips, compare, vae, monkeypatch):
     both, size = two_clips(operation, clips), DEFAULT[operation]
     alone = [whole(vae, operation, both[index : index + 1], size) for index in range(2)]
-    step, items = vae._step, []
-    monkeypatch.setattr(vae, "_step", lambda of, frames, *rest: items.append(len(frames)) or step(of, frames, *rest))
+    run, items = vae.run_frame_batch, []
+
+    def counting(operation, frames, *rest):
+        items.append(len(frames))
+        return run(operation, frames, *rest)
+
+    monkeypatch.setattr(vae, "run_frame_batch", counting)
     vae.enable_slicing()
     np.testing.assert_array_equal(whole(vae, operation, both, size), np.concatenate(alone))
     assert set(items) == {1}, f"{items} clips went through the network together"

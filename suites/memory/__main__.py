@@ -9,7 +9,8 @@ import argparse
 import subprocess
 import sys
 
-from twinvae.bench.aot.libtpu import CHIPS, INSTALL, installed, platform_of
+from twinvae.bench.aot.libtpu import INSTALL, installed, platform_of
+from twinvae.jax.chips import TPUS
 
 DEFAULT_CHIP = "v6e"
 
@@ -17,9 +18,9 @@ DEFAULT_CHIP = "v6e"
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: that of the first run which fails."""
     parser = argparse.ArgumentParser(prog="python -m suites.memory", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--aot", type=chips, default=(), metavar="CHIPS",
+    parser.add_argument("--aot", type=chips, default=(), metavar="TPUS",
                         help="compile all that has changed for these, such as v6e,v5e")  # fmt: skip
-    parser.add_argument("--frontier", type=chips, default=(), metavar="CHIPS",
+    parser.add_argument("--frontier", type=chips, default=(), metavar="TPUS",
                         help="find out how far these reach (5 minutes each, tpu7x hours; once)")  # fmt: skip
     parser.add_argument("--confirm", action="store_true",
                         help="with --frontier: compile the largest that fits of each in full (hours)")  # fmt: skip
@@ -45,8 +46,8 @@ def chips(names: str) -> tuple[str, ...]:
         argparse.ArgumentTypeError: one of them is unknown.
     """
     found = tuple(dict.fromkeys(filter(None, names.split(","))))
-    if not found or set(found) - CHIPS.keys():
-        raise argparse.ArgumentTypeError(f"{names}: choose from {', '.join(CHIPS)}, separated by commas")
+    if not found or set(found) - TPUS.keys():
+        raise argparse.ArgumentTypeError(f"{names}: choose from {', '.join(TPUS)}, separated by commas")
     return found
 
 

@@ -10,7 +10,7 @@ from twinvae.bench.options import Model, Options
 from twinvae.registry import REFERENCE
 from twinvae.tiles import Operation
 
-Form = Literal["one program", "streamed", "tiled"]
+Way = Literal["one program", "streamed", "tiled"]
 GB = 1e9
 DTYPE = "bfloat16"
 LEANEST = "1GiB"  # a budget for which a backend takes the form that needs least, whatever the chip has
@@ -20,7 +20,7 @@ class Case(NamedTuple):
     """A clip in video frames and pixels, and how it goes through.
 
     Args:
-        form: as one program; a frame batch at a time; or so in the default tiles.
+        way: as one program; a frame batch at a time; or so in the default tiles.
         ceilings: bytes, per backend, on `CEILINGS_OF`.
         backends: which are asked; empty: all.
     """
@@ -30,7 +30,7 @@ class Case(NamedTuple):
     frames: int
     height: int
     width: int
-    form: Form = "one program"
+    way: Way = "one program"
     ceilings: Mapping[str, float] = {}
     backends: tuple[str, ...] = ()
 
@@ -39,7 +39,7 @@ class Case(NamedTuple):
         return f"{self.frames}x{self.height}x{self.width}"
 
     def __str__(self) -> str:
-        return f"{self.operation} {self.name} {self.size} {self.form}"
+        return f"{self.operation} {self.name} {self.size} {self.way}"
 
 
 # Asked of the TPU compiler, with the full architecture in bfloat16.
@@ -54,7 +54,7 @@ CASES = (
 )
 # Rows dealt out to four chips: each holds the weights, and a quarter of all else, but for this factor.
 SHARDED = Case("81 frames", "decode", 81, 768, 1360, backends=("flax",))
-CHIPS, SHARE_LIMIT = 4, 1.15
+SHARED_BY, SHARE_LIMIT = 4, 1.15
 
 
 class LayerCase(NamedTuple):

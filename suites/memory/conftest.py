@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import twinvae
-from suites.memory.cases import CHIPS as DEALT_OUT
-from suites.memory.cases import LEANEST, Case
+from suites.memory.cases import LEANEST, SHARED_BY, Case
 from suites.memory.lowered import Programs, Progress
 from suites.memory.pieces import Piece, pieces
 from suites.memory.stores import compiler_for, sizer_for
-from twinvae.bench.aot.libtpu import CHIPS, INSTALL, chip_of, installed
+from twinvae.bench.aot.libtpu import INSTALL, chip_of, installed
 from twinvae.bench.aot.programs import Compiler
 from twinvae.bench.options import OPTIONS, Model, Options
+from twinvae.jax.chips import TPUS
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -57,7 +57,7 @@ def programs_of(request: pytest.FixtureRequest, chip: str, compiler: Compiler) -
         return shelf[key]
 
     if compiler.large:
-        say(f"\nlowering what is asked of {CHIPS[chip].topology}, to see what has changed")
+        say(f"\nlowering what is asked of {TPUS[chip].topology}, to see what has changed")
         names = []
         for item in request.session.items:
             row = item.callspec.params if hasattr(item, "callspec") else {}
@@ -77,7 +77,7 @@ def programs_of(request: pytest.FixtureRequest, chip: str, compiler: Compiler) -
 def asked_of(case: Case, model: Model, dtype: str, test: str) -> list[tuple[Piece, int]]:
     """The programs that a test asks for, and on how many devices each."""
     found = [(piece, 1) for piece in pieces(case, model.config, dtype)]
-    return found + ([(piece, DEALT_OUT) for piece, _ in found] if "chips" in test else [])
+    return found + ([(piece, SHARED_BY) for piece, _ in found] if "chips" in test else [])
 
 
 @pytest.fixture

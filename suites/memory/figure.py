@@ -16,10 +16,11 @@ from suites.memory.page import MEASURED, PEAK, PREDICTED, PUBLISHED
 from twinvae.bench.drawing import ALARM, COLOURS, INK, Picture, load_arrays, svg
 from twinvae.bench.records import RunData
 from twinvae.bench.verdicts import Verdict
+from twinvae.jax.chips import TPUS
 
 GREY = "#a9a9a9"
 FORM_COLOURS = {"one program": COLOURS[0], "streamed": COLOURS[1], "tiled": COLOURS[2]}
-MARKERS = {16: "v", 32: "o", 95: "s", 192: "^"}  # by memory, in GB
+MARKERS = {chip.memory: marker for chip, marker in zip(TPUS.values(), "vos^", strict=True)}
 GROUPED = StrMethodFormatter("{x:,.0f}")
 
 

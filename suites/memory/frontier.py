@@ -23,20 +23,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import twinvae
-from suites.memory.cases import DTYPE, LEANEST, Case, Form
+from suites.memory.cases import DTYPE, LEANEST, Case, Way
 from suites.memory.lowered import Programs, lowered_for
 from suites.memory.pieces import Piece, pieces
 from suites.memory.search import Found, largest
 from suites.memory.stores import compiler_for, sizer_for
-from twinvae.bench.aot.libtpu import CHIPS, INSTALL, expect_no_tpu, installed
+from twinvae.bench.aot.libtpu import INSTALL, expect_no_tpu, installed
 from twinvae.bench.aot.programs import Answer
 from twinvae.bench.files import write_whole
 from twinvae.bench.places import BASELINES
 from twinvae.bench.provenance import commit
 from twinvae.bench.records import describe
+from twinvae.jax.chips import TPUS
 
 BACKEND, PRESET = "flax", "cogvideox-2b"
-FORMS: tuple[Form, ...] = ("one program", "streamed", "tiled")
+WAYS: tuple[Way, ...] = ("one program", "streamed", "tiled")
 FILE = "frontier.jsonl"
 # Machine code, which no answer and no peak holds; the compiler minds it only where it compiles all that is there. A
 # decode of 4713 frames at 480x720 was said to need 31.22 GiB of a v6e's 31.25, and refused once it was made: 31.29. One
@@ -54,7 +55,7 @@ class Goal(NamedTuple):
     """
 
     name: str
-    case: Callable[[int, Form], Case]
+    case: Callable[[int, Way], Case]
     most: int
     guess: int
     words: Callable[[int], str]
@@ -65,14 +66,14 @@ class Goal(NamedTuple):
 
 
 def _frames(height: int, width: int) -> Goal:
-    def case(n: int, form: Form) -> Case:
+    def case(n: int, form: Way) -> Case:
         return Case("frontier", "decode", 8 * n + 1, height, width, form)
 
     return Goal(f"most frames at {height}x{width}", case, 16384, 10, lambda n: f"{8 * n + 1}")
 
 
 def _sizes(frames: int) -> Goal:
-    def case(n: int, form: Form) -> Case:
+    def case(n: int, form: Way) -> Case:
         return Case("frontier", "decode", frames, 32 * n, 48 * n, form)
 
     return Goal(f"largest frames of {frames}", case, 1024, 24, lambda n: f"{32 * n}x{48 * n}")
@@ -100,7 +101,7 @@ class Row(BaseModel):
     chip: str
     budget: int
     devices: int
-    form: Form
+    form: Way
     goal: str
     n: int
     most: int
@@ -132,7 +133,7 @@ class Row(BaseModel):
 
 def reach(
     goal: Goal,
-    form: Form,
+    form: Way,
     budget: int,
     peak_of: Callable[[Case], int | None],
     hints: Mapping[int, int] = {},
@@ -142,7 +143,7 @@ def reach(
     return largest(lambda n: peak_of(goal.case(n, form)), budget, goal.most, goal.guess, hints, before)
 
 
-def hints_of(rows: Sequence[Row], goal: Goal, form: Form, devices: int) -> dict[int, int]:
+def hints_of(rows: Sequence[Row], goal: Goal, form: Way, devices: int) -> dict[int, int]:
     """What to expect of each device from what chips were asked before: a program needs much the same on all of them."""
     return {
         n: peak * row.devices // devices
@@ -208,7 +209,7 @@ def lowered_again(chip: str, operation: str, piece: Piece, devices: int) -> jax.
 
 
 def explore(
-    chip: str, baseline_dir: Path, console: Console, goals: Sequence[Goal] = GOALS, forms: Sequence[Form] = FORMS,
+    chip: str, baseline_dir: Path, console: Console, goals: Sequence[Goal] = GOALS, forms: Sequence[Way] = WAYS,
     confirm: bool = False, curve: bool = False,
 ) -> None:  # fmt: skip
     """Find and keep rows of a chip.
@@ -217,7 +218,7 @@ def explore(
         confirm: compile the largest of each in full.
         curve: ask for smaller clips, too; else their peaks are kept only where they are known.
     """
-    spec = CHIPS[chip]
+    spec = TPUS[chip]
     budget = spec.usable_bytes
     console.print(
         f"{chip}: {spec.usable_gib} GiB" + (f" on each of {spec.devices} devices" if spec.devices > 1 else "")
@@ -263,7 +264,7 @@ def explore(
 
 
 def row_of(
-    chip: str, goal: Goal, form: Form, devices: int, found: Found, compiler: str, compiled: bool = False,
+    chip: str, goal: Goal, form: Way, devices: int, found: Found, compiler: str, compiled: bool = False,
     below: Mapping[int, int | None] = {},
 ) -> Row:  # fmt: skip
     """What was found, as it is kept; `below` are smaller numbers and their peaks."""
@@ -271,7 +272,7 @@ def row_of(
     cases = [goal.case(n, form) for n, _ in known]
     value = goal.words(found.value) if found.value else "none"
     return Row(
-        chip=chip, budget=CHIPS[chip].memory, devices=devices, form=form, goal=goal.name, n=found.value,
+        chip=chip, budget=TPUS[chip].memory, devices=devices, form=form, goal=goal.name, n=found.value,
         most=goal.most, value=f"{value} or more" if found.value == goal.most else value,
         at=found.peaks.get(found.value), next=found.next_peak, points=tuple(known),
         x=tuple(case.frames if goal.of_frames else case.height for case in cases), compiled=compiled,
@@ -283,9 +284,9 @@ def row_of(
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 well, 2 nothing could be done, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m suites.memory.frontier", description=__doc__)
-    parser.add_argument("chips", nargs="*", default=list(CHIPS), help=f"of {', '.join(CHIPS)} (default: all)")
+    parser.add_argument("chips", nargs="*", default=list(TPUS), help=f"of {', '.join(TPUS)} (default: all)")
     parser.add_argument("--baseline-dir", type=Path, default=BASELINES)
-    parser.add_argument("--form", action="append", choices=FORMS, help="this way alone; may be repeated (default: all)")
+    parser.add_argument("--form", action="append", choices=WAYS, help="this way alone; may be repeated (default: all)")
     parser.add_argument("--goal", action="append", choices=[goal.name for goal in GOALS],
                         help="this alone; may be repeated (default: all)")  # fmt: skip
     parser.add_argument("--confirm", action="store_true",
@@ -294,9 +295,9 @@ def main(arguments: list[str] | None = None) -> int:
                         help="ask for smaller clips as well, for the picture, minutes each")  # fmt: skip
     given = parser.parse_args(arguments)
     goals = [goal for goal in GOALS if goal.name in (given.goal or [goal.name])]
-    forms = [form for form in FORMS if form in (given.form or FORMS)]
-    if unknown := set(given.chips) - CHIPS.keys():
-        parser.error(f"unknown chip {', '.join(sorted(unknown))}: choose from {', '.join(CHIPS)}")
+    forms = [form for form in WAYS if form in (given.form or WAYS)]
+    if unknown := set(given.chips) - TPUS.keys():
+        parser.error(f"unknown chip {', '.join(sorted(unknown))}: choose from {', '.join(TPUS)}")
     if not installed():
         print(INSTALL, file=sys.stderr)
         return 2
@@ -313,7 +314,7 @@ def main(arguments: list[str] | None = None) -> int:
 def in_order(rows: list[Row]) -> list[Row]:
     """Rows in the order in which they are read: by budget, goal and form."""
     order = {goal.name: place for place, goal in enumerate(GOALS)}
-    forms = {form: place for place, form in enumerate(FORMS)}
+    forms = {form: place for place, form in enumerate(WAYS)}
     return sorted(rows, key=lambda row: (row.budget, order.get(row.goal, 9), forms[row.form]))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
-from twinvae.bench.aot.libtpu import CHIPS, installed, platform_of
+from twinvae.bench.aot.libtpu import installed, platform_of
 from twinvae.bench.aot.programs import Compiler, Store
 from twinvae.bench.aot.tpu_compiler import MEMORY, SHORT, sized
+from twinvae.jax.chips import TPUS
 from twinvae.jax.compiling import compiler_options
 
 
@@ -18,7 +19,7 @@ def compiler_for(chip: str, baseline_dir: Path, large: bool) -> Compiler:
         ValueError: the store is not valid.
     """
     store = Store(baseline_dir / platform_of(chip) / "programs.jsonl")
-    return Compiler(store, CHIPS[chip].topology, _version(), large, options=compiler_options("tpu"))
+    return Compiler(store, TPUS[chip].topology, _version(), large, options=compiler_options("tpu"))
 
 
 def sizer_for(chip: str, baseline_dir: Path, better: Compiler | None = None) -> Compiler:
@@ -32,7 +33,7 @@ def sizer_for(chip: str, baseline_dir: Path, better: Compiler | None = None) -> 
     """
     store = Store(baseline_dir / platform_of(chip) / "sizes.jsonl")
     options = compiler_options("tpu") | {MEMORY: f"{SHORT} of what it needs"}
-    return Compiler(store, CHIPS[chip].topology, _version(), True, sized, options, better)
+    return Compiler(store, TPUS[chip].topology, _version(), True, sized, options, better)
 
 
 def _version() -> str:

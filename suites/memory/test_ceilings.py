@@ -12,8 +12,8 @@ import twinvae
 from suites.memory import cases
 from suites.memory.cases import CEILINGS_OF, GB, LAYERS, SHARE_LIMIT
 from suites.memory.pieces import peak, pieces, weight_bytes
-from twinvae.bench.aot.libtpu import CHIPS
 from twinvae.bench.aot.tpu_compiler import sharding_on
+from twinvae.jax.chips import TPUS
 from twinvae.jax.compiling import compiler_options
 
 TOLERANCE = 0.02
@@ -25,7 +25,7 @@ def test_a_clip_stays_under_its_ceiling(case, model, backend, dtype, programs, c
     found = pieces(case, model.config, dtype)
     answers = {piece: programs.ask(case.operation, piece) for piece in found}
     ceiling = case.ceilings.get(backend) if options.platform == CEILINGS_OF else None
-    fields = {"case": f"{case.name}, {case.form}", "operation": case.operation, "mode": "jit", "shape": case.size,
+    fields = {"case": f"{case.name}, {case.way}", "operation": case.operation, "mode": "jit", "shape": case.size,
               "metric": "peak", "unit": "GB", "limit": ceiling and ceiling / GB, "tolerance": TOLERANCE}  # fmt: skip
     record(
         **fields, **value_of(answers.values(), chip, lambda: peak(found, lambda p: answers[p].program.peak_bytes) / GB)
@@ -35,18 +35,18 @@ def test_a_clip_stays_under_its_ceiling(case, model, backend, dtype, programs, c
 @pytest.mark.cases("case, model, backend, dtype", cases.sharded)
 def test_chips_that_share_the_rows_share_the_activations(case, model, backend, dtype, programs, chip, record):
     (piece,) = pieces(case, model.config, dtype)
-    answers = [programs.ask(case.operation, piece, devices) for devices in (1, cases.CHIPS)]
+    answers = [programs.ask(case.operation, piece, devices) for devices in (1, cases.SHARED_BY)]
     weights = weight_bytes(model.config, case.operation, dtype)
 
     def share() -> float:
         alone, each = (answer.program.peak_bytes - weights for answer in answers)
-        return each * cases.CHIPS / alone
+        return each * cases.SHARED_BY / alone
 
-    fields = {"case": f"{case.name}, rows on {cases.CHIPS} chips", "operation": case.operation, "mode": "jit",
+    fields = {"case": f"{case.name}, rows on {cases.SHARED_BY} chips", "operation": case.operation, "mode": "jit",
               "shape": case.size}  # fmt: skip
     record(**fields, metric="peak", unit="GB", tolerance=TOLERANCE,
            **value_of(answers[1:], chip, lambda: answers[1].program.peak_bytes / GB))  # fmt: skip
-    record(**fields, metric=f"activations of a chip, over 1 / {cases.CHIPS} of one chip's", unit="x",
+    record(**fields, metric=f"activations of a chip, over 1 / {cases.SHARED_BY} of one chip's", unit="x",
            limit=SHARE_LIMIT, tolerance=TOLERANCE, **value_of(answers, chip, share))  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def value_of(answers, chip, value):
     refused = [answer for answer in answers if not answer.program.fits]
     note = "; ".join(dict.fromkeys(str(answer) for answer in answers))
     if refused:
-        note = f"does not fit the {CHIPS[chip].usable_gib} GiB of a {chip}; {note}"
+        note = f"does not fit the {TPUS[chip].usable_gib} GiB of a {chip}; {note}"
     if any(answer.program.peak_bytes is None for answer in answers):
         return {"value": None, "note": note}
     return {"value": value(), "note": note}

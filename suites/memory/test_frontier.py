@@ -9,8 +9,9 @@ import pytest
 
 from suites.memory.frontier import FILE, GOALS, in_order, read_rows
 from suites.memory.pieces import pieces
-from twinvae.bench.aot.libtpu import CHIPS, chip_of
+from twinvae.bench.aot.libtpu import chip_of
 from twinvae.bench.options import Options
+from twinvae.jax.chips import TPUS
 
 
 def reached(options: Options) -> list[dict[str, Any]]:
@@ -54,7 +55,7 @@ def test_a_chip_reaches_as_far_as_it_did(row, model, backend, dtype, sizes, chip
         {
             "x": np.array(row.x),
             "peak": np.array([peak for _, peak in row.points], np.float64),
-            "budget": np.array(CHIPS[row.chip].usable_bytes),
+            "budget": np.array(TPUS[row.chip].usable_bytes),
         },
         caption=f"{row.goal}|{row.form}|{row.budget}|{row.chip}",
     )

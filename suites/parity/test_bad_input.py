@@ -86,7 +86,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "integer tensor": (
         lambda f: _tensors(f, lambda t: t.update({NAME: _zeros(24, dtype=np.int32)})), f"{NAME} .*I32, expected"
     ),
-    "another architecture": (lambda f: _config(f, layers_per_block=2), "does not fit its config .*missing"),
+    "another architecture": (lambda f: _config(f, layers_per_block=2), "do not fit their config .*missing"),
 }  # fmt: skip
 
 

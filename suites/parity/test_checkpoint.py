@@ -12,8 +12,9 @@ from safetensors import safe_open
 
 import twinvae
 from twinvae.arrays import DTYPES, to_numpy
-from twinvae.checkpoint import WEIGHTS_FILE, read_checkpoint, seeded_tensors, write_checkpoint
+from twinvae.checkpoint import WEIGHTS_FILE, read_checkpoint, write_checkpoint
 from twinvae.config import preset_config
+from twinvae.seeded import seeded_tensors
 
 FULL, FULL_TENSORS = "cogvideox-2b", 436
 # Every field away from its default that changes tensors or arithmetic.
@@ -86,7 +87,7 @@ def test_the_full_architecture_has_diffusers_436_names_and_shapes_in_order():
     with torch.device("meta"):
         theirs = AutoencoderKLCogVideoX(**config.model_dump()).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in theirs.items()}
-    found = twinvae.checkpoint.tensor_shapes(config)
+    found = twinvae.tensors.tensor_shapes(config)
     assert len(found) == FULL_TENSORS
     assert found == shapes
 

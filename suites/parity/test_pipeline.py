@@ -24,7 +24,8 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 import twinvae
 from twinvae import PRESETS
 from twinvae.bench.bars import ROUNDING, Bar, check_shapes, hold, measured
-from twinvae.checkpoint import seeded_tensors, write_checkpoint
+from twinvae.checkpoint import write_checkpoint
+from twinvae.seeded import seeded_tensors
 
 HEIGHT, WIDTH, FRAMES, TEXT = 32, 48, 9, 8
 WORDS = ["<pad>", "</s>", "<unk>", "a", "panda", "plays", "guitar"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ from twinvae import VideoVAE, arrays
 from twinvae.bench.timing import Run
 from twinvae.bench.xla_cost import dispatches, program_costs
 from twinvae.frames import latent_count
-from twinvae.jax.backend import JaxVideoVAE
+from twinvae.jax.backend import StepKind
 from twinvae.registry import REFERENCE
 
 TORCH_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -110,35 +109,11 @@ def evidence(vae: VideoVAE, group: Group, clip: np.ndarray) -> tuple[int, dict[s
     """
     (vae.enable_tiling if group.size.tiled else vae.disable_tiling)()
     with arrays.dtype_scope(clip.dtype):
-        given = jnp.asarray(clip)
-        if not isinstance(vae, JaxVideoVAE):
-            lowered = (vae.lower_encode if group.operation == "encode" else vae.lower_decode)(clip.shape)
-            return dispatches(_call(vae, group), given), {"whole call": program_costs(lowered)}
-        with _noted_steps(vae, group) as steps:
-            count = dispatches(_call(vae, group), given)
-        lowered = {name: step.lower(vae.params, *given) for name, (step, given) in steps.items()}
-        return count, {name: program_costs(program) for name, program in lowered.items()}
+        count = dispatches(_call(vae, group), jnp.asarray(clip))
+    programs = vae.lower_call(group.operation, clip.shape)
+    return count, {_name(kind, group.size.tiled): program_costs(program) for kind, program in programs.items()}
 
 
-@contextlib.contextmanager
-def _noted_steps(vae: JaxVideoVAE, group: Group) -> Iterator[dict[str, tuple[Any, tuple[Any, Any]]]]:
-    """Each kind of step taken while the block runs, by name: compiled, and frames and conv cache as zeros."""
-    noted: dict[str, tuple[Any, tuple[Any, Any]]] = {}
-    compiled_step = vae.compiled_step
-    like = partial(jax.tree.map, lambda array: np.zeros(array.shape, array.dtype))
-
-    def noting_step(operation: Any, form: Any, inside: bool, spent: bool) -> Any:
-        def noting(params: Any, frames: Any, cache: Any) -> Any:
-            which = "first" if cache is None else "later"
-            tile = f" of a {frames.shape[2]}x{frames.shape[3]} tile" if group.size.tiled else ""
-            taken = compiled_step(operation, form, False, spent), (like(frames), like(cache))
-            noted.setdefault(f"{which} frame batch ({frames.shape[1]}){tile}", taken)
-            return compiled_step(operation, form, inside, spent)(params, frames, cache)
-
-        return noting
-
-    vae.compiled_step = noting_step
-    try:
-        yield noted
-    finally:
-        del vae.compiled_step
+def _name(kind: StepKind, tiled: bool) -> str:
+    tile = f" of a {kind.height}x{kind.width} tile" if tiled else ""
+    return f"{'first' if kind.first else 'later'} frame batch ({kind.frames}){tile}"

@@ -35,7 +35,7 @@ def test_a_program_is_compiled_once(model, backend, mode, dtype, record, benchma
     """Clips of several lengths, tiled and not, and all of them again."""
     with little_effort(), stages() as found:
         vae = twinvae.load(backend, **model.source, dtype=dtype)
-        vae.tiles = TileSettings(*(model.config.spatial_compression * cells for cells in CELLS), 0, 0)
+        vae.tile_settings = TileSettings(*(model.config.spatial_compression * cells for cells in CELLS), 0, 0)
         decode_clips(vae)
         once = list(found)
         decode_clips(vae)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from twinvae.jax.tiling import HEIGHT, WIDTH
-from twinvae.tiles import Axis, TileGrid
+from twinvae.tiles import HEIGHT, WIDTH, Axis, TileGrid
 
 Video = Float[np.ndarray, "b t h w c"]
 

@@ -11,8 +11,7 @@ import pytest
 import twinvae
 from twinvae.bench import metrics
 from twinvae.bench.bars import ROUNDING, Bar, hold
-from twinvae.jax.tiling import HEIGHT, WIDTH, run_tiles
-from twinvae.tiles import Axis, TileGrid, TileSettings
+from twinvae.tiles import HEIGHT, WIDTH, Axis, TileGrid, TileSettings, run_tiles
 
 AXES = {"height": HEIGHT, "width": WIDTH}
 
@@ -59,7 +58,7 @@ each_axis = pytest.mark.parametrize("axis", AXES)
 def test_a_blend_is_that_of_diffusers(case, axis, vae, reference, record):
     spec, rng = CASES[case], np.random.default_rng(0)
     tile, neighbour = (along(axis, rng.normal(size=(2, 3, cells, 5, 4))) for cells in (spec.tile, spec.neighbour))
-    expected = reference._blend(tile, neighbour, spec.extent, AXES[axis])
+    expected = reference.blend(tile, neighbour, spec.extent, AXES[axis])
     values = {"max_abs": metrics.max_abs(blended(vae, tile, neighbour, case, axis), expected)}
     hold(record, BARS, values, f"blend of {case}, {axis}")
 
@@ -125,7 +124,7 @@ def along(axis: str, clip: np.ndarray) -> np.ndarray:
 
 
 def blended(vae: twinvae.VideoVAE, tile: np.ndarray, neighbour: np.ndarray, case: str, axis: str) -> np.ndarray:
-    return np.asarray(vae._blend(*on_device(vae, tile, neighbour), CASES[case].extent, AXES[axis]))
+    return np.asarray(vae.blend(*on_device(vae, tile, neighbour), CASES[case].extent, AXES[axis]))
 
 
 def joined(
@@ -134,12 +133,12 @@ def joined(
     def run(tile: np.ndarray) -> np.ndarray:
         return on_device(vae, run_tile(tile))[0]
 
-    return np.asarray(run_tiles(clip, grid, run, vae._blend, vae._concatenate))
+    return np.asarray(run_tiles(clip, grid, run, vae.blend, vae.concatenate))
 
 
 def on_device(vae: twinvae.VideoVAE, *clips: np.ndarray) -> list[np.ndarray]:
     """As the arrays that this backend's network gives."""
-    return [vae._concatenate([clip], axis=0) for clip in clips]
+    return [vae.concatenate([clip], axis=0) for clip in clips]
 
 
 def enlarged(latents: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from twinvae.jax.tiling import HEIGHT, WIDTH
+from twinvae.tiles import HEIGHT, WIDTH
 
 EXTENTS = (3, 7, 40)  # most weights are no numbers of bfloat16
 TILE = 48
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.only(mode=("jit",), dtype=("bfloat16",), large=False)
 def test_a_blend_in_bfloat16_is_the_exact_one_rounded_once(extent, axis, vae):
     rng = np.random.default_rng(extent)
     tile, neighbour = rng.normal(size=(2, 2, 3, TILE, TILE, 4)).astype(ml_dtypes.bfloat16)
-    given = [vae._concatenate([clip], axis=0) for clip in (tile, neighbour)]
-    found = np.asarray(vae._blend(*given, extent, axis))
+    given = [vae.concatenate([clip], axis=0) for clip in (tile, neighbour)]
+    found = np.asarray(vae.blend(*given, extent, axis))
     assert found.dtype == ml_dtypes.bfloat16
 
     shape = [1] * tile.ndim

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import twinvae
-from suites.tiling.grids import tile_shapes
 from twinvae.bench.bars import Bar, hold
 from twinvae.bench.xla_cost import NETWORK, compiled, stages
 from twinvae.frames import frame_batches
+from twinvae.tiles import tile_shapes
 
 # A clip, then a longer one of larger frames, cut into tiles and frame batches of the same shapes.
 TILE, OVERLAP, BATCH = (24, 16), (0, 1 / 2), 2
@@ -32,7 +32,7 @@ def test_one_program_is_compiled_for_a_tile_shape_and_frame_batch_length(
             getattr(vae, operation)(np.zeros((1, frames, height, width, channels), np.float32))
         counts.append(compiled(found, NETWORK))
     frames, *size = FIRST[operation]
-    shapes = tile_shapes(vae.tiles.grid(operation, *size, model.config.spatial_compression))
+    shapes = tile_shapes(vae.tile_settings.grid(operation, *size, model.config.spatial_compression))
     lengths = {batch.stop - batch.start for batch in frame_batches(frames, BATCH)}
     values = {"programs compiled": counts[0], "programs compiled for more tiles and frames": counts[1]}
     limits = (len(set(shapes)) * len(lengths), 0)

@@ -37,10 +37,10 @@ pytestmark = pytest.mark.only(once=True, large=False)
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_tiling_that_leaves_no_room_is_refused_and_changes_nothing(case, vae):
     settings, message = REFUSED[case]
-    before = vars(vae.tiles).copy(), vae.use_tiling
+    before = vars(vae.tile_settings).copy(), vae.use_tiling
     with pytest.raises(ValueError, match=message):
         vae.enable_tiling(*settings)
-    assert (vars(vae.tiles), vae.use_tiling) == before
+    assert (vars(vae.tile_settings), vae.use_tiling) == before
 
 
 @pytest.mark.parametrize("case", SLIVERS)
@@ -52,7 +52,7 @@ def test_a_sliver_is_refused_before_any_compute_with_a_tile_size_that_works(
     video = np.random.default_rng(0).uniform(-1, 1, (1, 3, *size, vae.config.in_channels))
     vae.enable_tiling(*TILE, **overlaps)
     for attempt in (vae.encode, lambda video: next(vae.encode_stream(video))):
-        monkeypatch.setattr(vae, "_step", lambda *_: pytest.fail("it computed before it checked"))
+        monkeypatch.setattr(vae, "run_frame_batch", lambda *_: pytest.fail("it computed before it checked"))
         with pytest.raises(ValueError, match=f"along {axis} is {sliver} pixels") as refusal:
             attempt(video)
     monkeypatch.undo()
@@ -69,10 +69,10 @@ def test_a_sliver_is_refused_before_any_compute_with_a_tile_size_that_works(
 def test_diffusers_cannot_encode_less_than_a_latent_cell_either(model, reference):
     cell = model.config.spatial_compression
     clip = np.zeros((1, 1, 2 * cell, cell, model.config.in_channels))
-    reference._step("encode", clip, None)
+    reference.run_frame_batch("encode", clip, None)
     for sliver in (clip[:, :, : cell - 1], clip[:, :, :, : cell - 1]):
         with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
-            reference._step("encode", sliver, None)
+            reference.run_frame_batch("encode", sliver, None)
 
 
 def test_a_stream_does_not_go_on_with_another_tiling(vae):

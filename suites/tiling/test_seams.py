@@ -8,8 +8,8 @@ import pytest
 from suites.tiling.seams import difference_map, seams, step_across_seams, steps_along
 from twinvae.bench import metrics
 from twinvae.bench.bars import Bar, hold
-from twinvae.jax.tiling import HEIGHT, WIDTH
 from twinvae.registry import REFERENCE
+from twinvae.tiles import HEIGHT, WIDTH
 
 # Eighths of a tile of 8 by 8 cells are whole cells: diffusers' rounding leaves the frame as large as it is.
 OVERLAPS = (0, 1 / 8, 1 / 4, 1 / 2)
@@ -36,7 +36,7 @@ def test_blended_tiles_show_no_seam(overlap, vae, load, model, clip, once, recor
     vae.disable_tiling()
     untiled = np.asarray(once((__name__, model.label, vae.backend), lambda: vae.decode(latents)))
     vae.enable_tiling(*TILE, overlap, overlap)
-    grid = vae.tiles.grid("decode", *latents.shape[2:4], vae.config.spatial_compression)
+    grid = vae.tile_settings.grid("decode", *latents.shape[2:4], vae.config.spatial_compression)
     tiled = np.asarray(vae.decode(latents))
 
     values = {name: getattr(metrics, name)(tiled, untiled) for name in ("mae", "max_abs", "psnr", "ssim")}

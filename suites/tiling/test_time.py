@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import twinvae
-from suites.tiling.grids import tile_shapes
 from twinvae.bench.timing import bootstrapped, ratio, time_in_turn
+from twinvae.tiles import tile_shapes
 
 
 class Frame(NamedTuple):
@@ -47,7 +47,7 @@ def test_tiling_costs_little_more_than_its_overlap(vae, model, backend, dtype, r
     latents = np.random.default_rng(options.seed).normal(size=(1, *spec.latents, model.config.latent_channels))
     latents = jnp.asarray(latents, jnp.float32)
     vae.enable_tiling(*spec.tile, *spec.overlap)
-    cells = tile_shapes(vae.tiles.grid("decode", *spec.latents[1:], model.config.spatial_compression))
+    cells = tile_shapes(vae.tile_settings.grid("decode", *spec.latents[1:], model.config.spatial_compression))
     work = sum(height * width for height, width in cells) / np.prod(spec.latents[1:])
 
     def run(tiled: bool) -> None:
@@ -71,7 +71,7 @@ def test_tiling_costs_little_more_than_its_overlap(vae, model, backend, dtype, r
 
 def blending_share(vae: twinvae.VideoVAE, run: Callable[[], None]) -> float:
     """The time that a run spends in blends, over all of its time; nothing else is computed beside a blend."""
-    blend, spent = vae._blend, 0.0
+    blend, spent = vae.blend, 0.0
 
     def timed(tile, neighbour, extent, axis):
         nonlocal spent
@@ -81,10 +81,10 @@ def blending_share(vae: twinvae.VideoVAE, run: Callable[[], None]) -> float:
         spent += time.perf_counter() - start
         return out
 
-    vae._blend = timed
+    vae.blend = timed
     try:
         began = time.perf_counter()
         run()
         return spent / (time.perf_counter() - began)
     finally:
-        del vae._blend
+        del vae.blend

@@ -12,7 +12,8 @@ import pytest
 from twinvae import PRESETS
 from twinvae.bench.clips import synthetic_clip
 from twinvae.bench.options import NAMES, Model, check_clip, read_options, selected
-from twinvae.checkpoint import seeded_tensors, write_checkpoint
+from twinvae.checkpoint import write_checkpoint
+from twinvae.seeded import seeded_tensors
 
 GIVEN = {name.replace("-", "_"): None for name in NAMES}
 REFUSED: dict[str, tuple[dict[str, str], str]] = {

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 import twinvae
-from twinvae.checkpoint import seeded_tensors
 from twinvae.registry import backend_module
+from twinvae.seeded import seeded_tensors
 
 # Every kind of layer, at the least cost: most of the time here goes into compiling.
 CONFIG = twinvae.VAEConfig(

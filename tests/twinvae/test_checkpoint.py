@@ -18,15 +18,9 @@ from safetensors.numpy import load_file, save_file
 
 from twinvae import PRESETS, VAEConfig, checkpoint
 from twinvae.arrays import to_numpy, to_torch
-from twinvae.checkpoint import (
-    WEIGHTS_FILE,
-    check_tensors,
-    fingerprint,
-    read_checkpoint,
-    seeded_tensors,
-    tensor_shapes,
-    write_checkpoint,
-)
+from twinvae.checkpoint import WEIGHTS_FILE, fingerprint, read_checkpoint, write_checkpoint
+from twinvae.seeded import seeded_tensors
+from twinvae.tensors import check_tensors, tensor_shapes
 
 TINY = PRESETS["tiny"]
 SMALL = {"block_out_channels": (4, 8), "norm_num_groups": 2, "latent_channels": 3}
@@ -398,7 +392,7 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path, tensors):
 
 def test_check_tensors_names_a_tensor_that_is_no_float(tensors):
     with pytest.raises(ValueError, match=f"{NORM} is int8, expected one of"):
-        check_tensors(TINY, tensors | {NORM: np.zeros(24, np.int8)})
+        check_tensors(tensor_shapes(TINY), tensors | {NORM: np.zeros(24, np.int8)}, "it", "")
 
 
 # Fingerprints

@@ -13,8 +13,8 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 
 from twinvae import PRESETS
-from twinvae.jax.tiling import blend, run_tiles
-from twinvae.tiles import TileSettings
+from twinvae.jax.tiling import blend
+from twinvae.tiles import TileSettings, run_tiles
 
 COMPRESSION = 8
 # height and width of the tile, then their overlaps

@@ -1,4 +1,4 @@
-"""`python -m twinvae.bench.accepting report | baseline`: write the pages again, or accept a run's numbers as the baseline."""
+"""Write the pages again, or accept a run's numbers as the baseline: `python -m twinvae.bench.accepting`."""
 
 from __future__ import annotations
 

@@ -14,14 +14,16 @@ import pytest
 
 import twinvae
 from twinvae.arrays import DTYPES
-from twinvae.bench.aot.libtpu import CHIPS, platform_of
+from twinvae.bench.aot.libtpu import platform_of
 from twinvae.bench.baselines import read_baseline
 from twinvae.bench.clips import read_clip
 from twinvae.bench.places import BASELINES, LOCAL_REPORTS, SUITES
 from twinvae.bench.provenance import detect_platform
-from twinvae.checkpoint import fingerprint, read_checkpoint, tensor_shapes
+from twinvae.checkpoint import fingerprint, read_checkpoint
 from twinvae.config import VAEConfig, preset_config
+from twinvae.jax.chips import TPUS
 from twinvae.registry import REFERENCE
+from twinvae.tensors import tensor_shapes
 
 MODES = ("eager", "jit")
 DEFAULT_PRESETS = ("tiny", "cogvideox-2b")
@@ -131,7 +133,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--aot",
         metavar="CHIP",
-        help=f"take the TPU compiler's platform for {', '.join(CHIPS)}, and compile all that has changed",
+        help=f"take the TPU compiler's platform for {', '.join(TPUS)}, and compile all that has changed",
     )
     group.addoption("--baseline-dir", metavar="DIR", help="where baselines are (default: baselines)")
     group.addoption("--report-dir", metavar="DIR", help="where records and pages go (default: reports/local)")
@@ -180,9 +182,9 @@ def read_options(given: Any) -> Options:
 def _platform(given: Any) -> str:
     if given.aot is None:
         return given.platform or detect_platform()
-    if given.aot not in CHIPS:
+    if given.aot not in TPUS:
         several = "; several: `nox -s memory -- --aot v6e,v5e`" if "," in given.aot else ""
-        raise pytest.UsageError(f"--aot {given.aot}: unknown chip; choose one of {', '.join(CHIPS)}{several}")
+        raise pytest.UsageError(f"--aot {given.aot}: unknown chip; choose one of {', '.join(TPUS)}{several}")
     if given.platform not in (None, platform_of(given.aot)):
         raise pytest.UsageError(
             f"--platform {given.platform} with --aot {given.aot}: the TPU compiler's platform is "

@@ -16,12 +16,11 @@ from pathlib import Path
 import jax
 import psutil
 
-from twinvae.bench.aot.libtpu import CHIPS, chip_of
+from twinvae.bench.aot.libtpu import chip_of
 from twinvae.bench.records import Run, Selection
+from twinvae.jax.chips import TPUS, platform_name
 
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "torchax", "diffusers", "numpy")
-# The vendor's device names, where they are not the names that people use.
-TPU_NAMES = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e", "TPU7x": "7x"}
 
 
 def collect(
@@ -47,7 +46,7 @@ def collect(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     device = processor if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
     if chip:
-        device = f"no TPU: its compiler for {CHIPS[chip].topology}"
+        device = f"no TPU: its compiler for {TPUS[chip].topology}"
     memory = round(psutil.virtual_memory().total / 2**30)
     traits = f"{processor}|{_generation()}|{cores}|{memory}|{device}|{jax.device_count()}"
     return Run(
@@ -74,13 +73,6 @@ def detect_platform() -> str:
     """The name of the platform that JAX computes on: "cpu", "gpu-h200", "tpu-v6e" and the like."""
     backend = jax.default_backend()
     return "cpu" if backend == "cpu" else platform_name(backend, jax.devices()[0].device_kind)
-
-
-def platform_name(backend: str, device_kind: str) -> str:
-    """Short name of an accelerator: ("gpu", "NVIDIA H200") is "gpu-h200", ("tpu", "TPU v6 lite") is "tpu-v6e"."""
-    name = TPU_NAMES.get(device_kind, device_kind).lower()
-    name = re.sub(r"\b(nvidia|amd|tpu|geforce|tesla)\b", "", name)
-    return f"{backend}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}"
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:

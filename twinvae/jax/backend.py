@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,23 @@ from twinvae.frames import frame_batches
 from twinvae.interface import Cache, Operation, VideoVAE
 from twinvae.jax import tiling
 from twinvae.jax.compiling import compiler_options
-from twinvae.jax.memory import Plan, parse_size
-from twinvae.jax.planner import device_of, forms_of, make_plan, roomy_form
-from twinvae.tiles import TileGrid
+from twinvae.jax.memory import tree_bytes, usable_bytes
+from twinvae.jax.planner import Call, Planner, device_of
+from twinvae.plan import Plan
+from twinvae.sizes import parse_size
+from twinvae.tiles import TileGrid, tile_shapes
 
 SLAB_BYTES = 64 * 2**20  # 16 rows at 768x1360, whose two of halo are an eighth more; smaller ones save nothing there
 Params = Any  # a backend's own tree of jax.Array
+
+
+class StepKind(NamedTuple):
+    """A program that runs frame batches: without a conv cache or with one, of so many frames, rows and columns."""
+
+    first: bool
+    frames: int
+    height: int
+    width: int
 
 
 class JaxVideoVAE(VideoVAE):
@@ -36,6 +47,8 @@ class JaxVideoVAE(VideoVAE):
     Attributes:
         forms: the backend's ways to compute a frame batch, the fastest first and the leanest last.
         slab_bytes: of a slab's input, in the forms that have slabs.
+        memory_budget: in bytes; None: what the device has.
+        planner: which says what a call takes.
     """
 
     def __init__(self, config: VAEConfig, dtype: str, checkpoint: str, params: Params, jit: bool):
@@ -44,8 +57,9 @@ class JaxVideoVAE(VideoVAE):
         self.jit = jit
         self.forms: tuple[Form, ...] = (WHOLE,)
         self.slab_bytes = SLAB_BYTES
+        self.memory_budget: int | None = None
+        self.planner = Planner(config, dtype, self.lower_step, tree_bytes(params))
         self._compiled_steps: dict[Any, Any] = {}
-        self._plans: dict[Any, Plan] = {}
         self._blending = jax.jit(tiling.blend, static_argnames=("extent", "axis")) if jit else tiling.blend
 
     @abstractmethod
@@ -73,19 +87,19 @@ class JaxVideoVAE(VideoVAE):
             return {name: np.asarray(tensor) for name, tensor in self.named_tensors(self.params).items()}
 
     def activations(self, operation: Operation, clip: jax.Array) -> dict[str, jax.Array]:
-        clip = self._checked(operation, clip)
+        clip = self.checked(operation, clip)
         run = partial(self.named_activations, operation)
         run = jax.jit(run) if self.jit else run
         cache, parts = None, []
         with self._scope():
-            for batch in frame_batches(clip.shape[1], self._batch_size(operation)):
+            for batch in frame_batches(clip.shape[1], self.frame_batch_size(operation)):
                 part, cache = run(self.params, jnp.asarray(clip[:, batch]), cache)
                 parts.append(part)
             names = block_names(self.config, operation)
             return {name: jnp.concatenate([part[name] for part in parts], axis=1) for name in names}
 
     def gradients(self, video: jax.Array, cotangent: jax.Array) -> dict[str, np.ndarray]:
-        video = self._checked("encode", video)
+        video = self.checked("encode", video)
 
         def reconstruct(params: Params, video: jax.Array) -> jax.Array:
             moments = self._whole("encode", params, video)
@@ -102,29 +116,64 @@ class JaxVideoVAE(VideoVAE):
         return arrays.dtype_scope(arrays.DTYPES[self.dtype])
 
     def set_memory_budget(self, size: str | int | None) -> None:
+        """Have calls take the fastest form whose peak is under a size such as "16GiB"; None: what the device has.
+
+        Raises:
+            ValueError: not a size, or a VAE that runs op by op, so that no peak is known before a call.
+        """
         if size is not None and not self.jit:
             raise ValueError("a memory budget needs compiled programs, whose peak is known: load with jit=True")
         self.memory_budget = None if size is None else parse_size(size)
 
     def plan(self, shape: tuple[int, ...], operation: Operation = "decode", sharding: Any = None) -> Plan:
+        """What `encode` or `decode` of a clip of `shape` will do under the memory budget, and the predicted peak.
+
+        Forms are compiled, the fastest first, until one fits; the call itself then compiles nothing again. A stream
+        takes the same form and needs one conv cache more: it keeps the one that it goes on from until a step is done.
+
+        Args:
+            shape: [b, t, h, w, c] of the video or the latents.
+            sharding: of the clip, on devices that need not be there: those of a TPU compiler's topology.
+        Raises:
+            ValueError: a wrong shape, or a VAE that runs op by op.
+            MemoryError: no form fits; the message names the smallest budget that would do.
+        """
         self._check_shape(operation, shape)
         if not self.jit:
             raise ValueError("a plan is made of compiled programs, whose peak is known: load with jit=True")
-        return make_plan(self, operation, tuple(shape), sharding)
+        return self.planner.plan(self.call_of(operation, shape, sharding))
 
-    def _layout(self, operation: Operation, clip: jax.Array) -> tuple[Form, TileGrid | None]:
-        grid = self._grid(operation, clip.shape)
+    def call_of(self, operation: Operation, shape: tuple[int, ...], sharding: Any = None) -> Call:
+        """A call as the settings have it now, all that a plan depends on.
+
+        Raises:
+            ValueError: tiles that the encoder cannot take.
+        """
+        shape = tuple(shape)
+        budget = usable_bytes(device_of(sharding)) if self.memory_budget is None else self.memory_budget
+        return Call(operation, shape, self.frame_batch_size(operation), self.grid(operation, shape),
+                    self._spare_grid(operation, shape), self.forms, self.slab_bytes, budget, sharding)  # fmt: skip
+
+    def _spare_grid(self, operation: Operation, shape: tuple[int, ...]) -> TileGrid | None:
+        """The tiles that the settings make of a frame; None where the encoder could not take the last one."""
+        try:
+            return self.possible_grid(operation, shape)
+        except ValueError:
+            return None
+
+    def layout(self, operation: Operation, clip: jax.Array) -> tuple[Form, TileGrid | None]:
+        call = self.call_of(operation, clip.shape)
         if not self.jit or (len(self.forms) == 1 and self.memory_budget is None):
-            return self.forms[0], grid
-        form = roomy_form(self, operation, clip.shape, grid, None)
+            return self.forms[0], call.grid
+        form = self.planner.roomy_form(call)
         if form is None and isinstance(clip, jax.core.Tracer):  # inside of somebody's program nothing can be compiled
             form = self.forms[-1]
         if form is not None:
-            return form, grid
-        plan = make_plan(self, operation, clip.shape, None)
-        return plan.form, self._tiles(operation, clip.shape) if plan.tiles else None
+            return form, call.grid
+        plan = self.planner.plan(call)
+        return plan.form, plan.grid
 
-    def _step(
+    def run_frame_batch(
         self, operation: Operation, frames: jax.Array, cache: Cache | None, form: Form = WHOLE, spent: bool = False
     ) -> Any:
         # Inside of somebody's program, how that is compiled is theirs to say.
@@ -156,17 +205,17 @@ class JaxVideoVAE(VideoVAE):
             self._compiled_steps[key] = jax.jit(run, compiler_options=options, **donated)
         return self._compiled_steps[key]
 
-    def _concatenate(self, parts: list[jax.Array], axis: int) -> jax.Array:
+    def concatenate(self, parts: list[jax.Array], axis: int) -> jax.Array:
         with self._scope():
             return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
 
-    def _blend(self, tile: jax.Array, neighbour: jax.Array, extent: int, axis: int) -> jax.Array:
+    def blend(self, tile: jax.Array, neighbour: jax.Array, extent: int, axis: int) -> jax.Array:
         with self._scope():
             return self._blending(tile, neighbour, extent=extent, axis=axis)
 
     def _whole(self, operation: Operation, params: Params, clip: jax.Array, form: Form = WHOLE) -> jax.Array:
         """Pure: the whole clip as one program; the frame batches after the first run in a `lax.scan`."""
-        batches = frame_batches(clip.shape[1], self._batch_size(operation))
+        batches = frame_batches(clip.shape[1], self.frame_batch_size(operation))
         step = self._step_of(operation, form)
         head, cache = step(params, clip[:, batches[0]], None)
         if len(batches) == 1:
@@ -183,6 +232,27 @@ class JaxVideoVAE(VideoVAE):
         tail = tail.swapaxes(0, 1)
         out = jnp.concatenate([_by_rows(head), tail.reshape(tail.shape[0], -1, *tail.shape[3:])], axis=1)
         return out.reshape(*out.shape[:3], *head.shape[3:])
+
+    def lower_encode(self, shape: tuple[int, ...], sharding: Any = None) -> jax.stages.Lowered:
+        """Lower the untiled encode of a video of `shape` as one program, without running anything."""
+        return self._lower("encode", shape, sharding)
+
+    def lower_decode(self, shape: tuple[int, ...], sharding: Any = None) -> jax.stages.Lowered:
+        """Lower the untiled decode of latents of `shape` as one program, without running anything."""
+        return self._lower("decode", shape, sharding)
+
+    def lower_call(self, operation: Operation, shape: tuple[int, ...]) -> dict[StepKind, jax.stages.Lowered]:
+        """Lower every program that a call of a clip of `shape` runs its frame batches with."""
+        self._check_shape(operation, shape)
+        form, grid = self.layout(operation, self._abstract(shape, None))
+        tiles = tile_shapes(grid) if grid else [shape[2:4]]
+        batches = [batch.stop - batch.start for batch in frame_batches(shape[1], self.frame_batch_size(operation))]
+        kinds = [StepKind(first, length, *tile) for tile in dict.fromkeys(tiles)
+                 for first, length in zip((True, False), batches[:2], strict=False)]  # fmt: skip
+        return {
+            kind: self.lower_step(operation, (shape[0], *kind[1:], shape[4]), first=kind.first, form=form)
+            for kind in kinds
+        }
 
     def _lower(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> jax.stages.Lowered:
         self._check_shape(operation, shape)
@@ -221,11 +291,12 @@ class JaxVideoVAE(VideoVAE):
             return step.lower(params, frames, cache)
 
     def _check_shape(self, operation: Operation, shape: tuple[int, ...]) -> None:
-        self._checked(operation, np.broadcast_to(np.zeros((), arrays.DTYPES[self.dtype]), shape))
+        self.checked(operation, np.broadcast_to(np.zeros((), arrays.DTYPES[self.dtype]), shape))
 
     def _lowered_form(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> Form:
         """The fastest form that there is certainly room for, else the leanest."""
-        return roomy_form(self, operation, shape, None, sharding) or forms_of(self, sharding)[-1]
+        call = self.call_of(operation, shape, sharding)._replace(grid=None)
+        return self.planner.roomy_form(call) or call.ways[-1]
 
     def _abstract(self, shape: tuple[int, ...], sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, arrays.DTYPES[self.dtype], sharding=sharding)

@@ -1,21 +1,235 @@
-"""Which form of a backend a call takes: the fastest whose compiled peak, with all that lives beside it, fits."""
+"""What a call needs, and which form it takes: the fastest whose compiled peak, with all that lives beside it, fits."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, NamedTuple
 
 import jax
 
 from twinvae.arrays import DTYPES
+from twinvae.config import VAEConfig
 from twinvae.forms import COLUMN_SLABS, ROW_SLABS, Form
-from twinvae.frames import frame_batches, sample_count
-from twinvae.jax.memory import ROUGHLY, Plan, largest_activation, peak_bytes, shown, tree_bytes, usable_bytes
+from twinvae.frames import decoded_frames, encoded_frames, frame_batches
+from twinvae.jax.memory import peak_bytes
+from twinvae.plan import Plan
+from twinvae.sizes import shown
 from twinvae.tiles import Operation, TileGrid
 
-if TYPE_CHECKING:
-    from twinvae.jax.backend import JaxVideoVAE
-
 Shape = tuple[int, ...]
+# No program has been seen to need more than this many times its largest activation, beside parameters and cache.
+ROUGHLY = 16
+
+
+class Call(NamedTuple):
+    """What is asked for: all that a plan depends on.
+
+    Args:
+        shape: [b, t, h, w, c] of the video or the latents.
+        batch_size: frames, or latents, that go through together.
+        grid: the tiles that frames are cut into; None where they are not.
+        spare: the tiles that they may be cut into where nothing else fits; None where there are none.
+        forms: the backend's, the fastest first.
+        slab_bytes: of a slab's input, in the forms that have slabs.
+        budget: bytes that may be used; None where that is not known.
+        sharding: of the clip.
+        streamed: what comes out stays in its parts, and is not joined at the end.
+    """
+
+    operation: Operation
+    shape: Shape
+    batch_size: int
+    grid: TileGrid | None = None
+    spare: TileGrid | None = None
+    forms: tuple[Form, ...] = ()
+    slab_bytes: int = 0
+    budget: int | None = None
+    sharding: Any = None
+    streamed: bool = False
+
+    @property
+    def ways(self) -> tuple[Form, ...]:
+        """The forms for the sharding, the fastest first: slabs run along the axis that is not sharded."""
+        sharding = self.sharding
+        by_rows = isinstance(sharding, jax.sharding.NamedSharding) and (*sharding.spec, *[None] * 5)[2] is not None
+        left_out = ROW_SLABS if by_rows else COLUMN_SLABS
+        return tuple(form for form in self.forms if form != left_out)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes two calls the same: slices have no hash before Python 3.12."""
+        return (*self._replace(grid=None, spare=None), repr(self.grid), repr(self.spare))
+
+
+class Step(NamedTuple):
+    """A kind of frame batch that a call runs, of the largest tile.
+
+    Args:
+        first: without a conv cache.
+        shape: of its input.
+        beside: bytes that live while it runs, and are none of its arguments, results or temporaries.
+    """
+
+    first: bool
+    shape: Shape
+    beside: int
+
+
+# Whether a program's peak is known: None where it does not fit the device.
+PeakOf = Callable[[jax.stages.Lowered], int | None]
+Lower = Callable[[Operation, Shape, Any, bool, Form], jax.stages.Lowered]
+
+
+def compiled_peak(lowered: jax.stages.Lowered) -> int | None:
+    """The peak of a program by its compiler's word; None where it does not fit the device."""
+    try:
+        return peak_bytes(lowered.compile())
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
+
+
+class Planner:
+    """Plans for the calls of one VAE; each is made once.
+
+    Args:
+        lower: `lower(operation, shape, sharding, first, form)` gives the program of a frame batch.
+        parameter_bytes: of the weights, which every program takes.
+        peak_of: the peak of a program.
+    """
+
+    def __init__(
+        self, config: VAEConfig, dtype: str, lower: Lower, parameter_bytes: int, peak_of: PeakOf = compiled_peak
+    ) -> None:
+        self.config, self.itemsize = config, DTYPES[dtype].itemsize
+        self.lower, self.parameter_bytes, self.peak_of = lower, parameter_bytes, peak_of
+        self._plans: dict[Any, Plan] = {}
+
+    def plan(self, call: Call) -> Plan:
+        """Compile forms, the fastest first, until one fits; tiles come last, because they give other numbers.
+
+        Raises:
+            MemoryError: none fits; the message names the smallest budget that would do.
+        """
+        if call.key not in self._plans:
+            self._plans[call.key] = self._planned(call)
+        return self._plans[call.key]
+
+    def roomy_form(self, call: Call) -> Form | None:
+        """The fastest form where the budget is so much larger than a call that nothing has to be compiled to know."""
+        return call.forms[0] if call.budget is None or self.rough_peak(call) <= call.budget else None
+
+    def rough_peak(self, call: Call) -> int:
+        """More than a call needs in any form, without compiling: see `ROUGHLY`."""
+        step = max(steps(self.config, call, self.itemsize), key=lambda step: step.shape[1])
+        activations = ROUGHLY * largest_activation(self.config, call.operation, step.shape[:4]) * self.itemsize
+        return activations // shards(call.sharding, step.shape) + self.parameter_bytes + self._clips(call)
+
+    def peak(self, call: Call, form: Form) -> int | None:
+        """Bytes that a call needs at its most; None where a step does not fit the device."""
+        found = [self._joining(call)]
+        for step in steps(self.config, call, self.itemsize):
+            peak = self.peak_of(self.lower(call.operation, step.shape, call.sharding, step.first, form))
+            if peak is None:
+                return None
+            found.append(peak + step.beside // shards(call.sharding, call.shape))
+        return max(found)
+
+    def _planned(self, call: Call) -> Plan:
+        ways = [(form, call.grid) for form in call.ways]
+        if call.grid is None and call.spare:
+            ways += [(form, call.spare) for form in call.ways]
+        considered: list[tuple[str, int | None]] = []
+        for form, grid in ways:
+            peak = self.peak(call._replace(grid=grid), form)
+            considered.append((form if grid is None else f"{form} in tiles", peak))
+            if peak is not None and (call.budget is None or peak <= call.budget):
+                exact = grid is call.grid
+                return Plan(call.operation, call.shape, form, grid, exact, peak, call.budget, tuple(considered))
+        least = min((peak for _, peak in considered if peak), default=None)
+        would_do = f"{shown(least)} would do" if least else "not even the compiler finds room for any form"
+        raise MemoryError(
+            f"{call.operation} of {list(call.shape)} fits in no form into {shown(call.budget or 0)}: {would_do}. Give "
+            "a larger memory_budget, smaller tiles (enable_tiling), fewer frames or smaller ones"
+        )
+
+    def _joining(self, call: Call) -> int:
+        """Bytes in use while the parts of a result become one array."""
+        if call.streamed or (call.grid is None and len(lengths(call)) == 1):
+            return 0
+        clips = prod(call.shape) + 2 * output_of(self.config, call)
+        return self.parameter_bytes + clips * self.itemsize // shards(call.sharding, call.shape)
+
+    def _clips(self, call: Call) -> int:
+        """Bytes of the video beside a step: what goes in, or twice what comes out, in parts and joined.
+
+        Latents are left out: a three-hundredth of it.
+        """
+        if call.operation == "encode":
+            return prod(call.shape) * self.itemsize
+        return 2 * output_of(self.config, call) * self.itemsize
+
+
+def lengths(call: Call) -> list[int]:
+    """Frames, or latents, of each frame batch."""
+    return [batch.stop - batch.start for batch in frame_batches(call.shape[1], call.batch_size)]
+
+
+def steps(config: VAEConfig, call: Call, itemsize: int) -> tuple[Step, ...]:
+    """The largest frame batches that a call runs, first and later, with what lives beside each at the worst.
+
+    That is the clip's input and the output that has been made, which stay on the device. In tiles it is the finished
+    tiles of two rows as well: those above, and those on the left. A clip of one frame batch has nothing beside it.
+    """
+    batches = lengths(call)
+    rows, columns = (longest(axis.slices) for axis in call.grid) if call.grid else call.shape[2:4]
+    held = _finished_tiles(config, call, rows, columns, batches) if call.grid else 0
+    every = call.shape[0] * output_cells(config, call.operation, batches, rows, columns)
+    found = []
+    for first, length in zip((True, False), batches[:2], strict=False):
+        piece = (call.shape[0], length, rows, columns, call.shape[4])
+        own = call.shape[0] * output_cells(config, call.operation, [length], rows, columns)
+        made = 0 if call.grid is None and first else every - own
+        found.append(Step(first, piece, (prod(call.shape) - prod(piece) + held + made) * itemsize))
+    return tuple(found)
+
+
+def largest_activation(config: VAEConfig, operation: Operation, piece: Shape) -> int:
+    """Elements of the largest activation of a frame batch [b, t, h, w], of video to encode or latents to decode.
+
+    The decoder's last upsampling keeps the channels of the level before.
+    """
+    batch, frames, height, width = piece
+    widths = config.block_out_channels
+    if operation == "encode":
+        return batch * frames * height * width * widths[0]
+    pixels = height * width * config.spatial_compression**2
+    return batch * decoded_frames(frames, config.temporal_levels) * pixels * max(widths[:2])
+
+
+def output_of(config: VAEConfig, call: Call) -> int:
+    """Numbers in what a call gives."""
+    return call.shape[0] * output_cells(config, call.operation, lengths(call), *call.shape[2:4])
+
+
+def output_cells(config: VAEConfig, operation: Operation, batches: Sequence[int], rows: int, columns: int) -> int:
+    """Numbers of output of one clip: of frame batches of these lengths, of frames of so many input rows and columns."""
+    through = encoded_frames if operation == "encode" else decoded_frames
+    channels = 2 * config.latent_channels if operation == "encode" else config.out_channels
+    frames = sum(through(length, config.temporal_levels) for length in batches)
+    scale = _scale(config, operation)
+    return int(frames * rows * scale * columns * scale * channels)
+
+
+def longest(slices: Sequence[slice]) -> int:
+    return max(part.stop - part.start for part in slices)
+
+
+def shards(sharding: Any, shape: Shape) -> int:
+    """Into how many parts a sharding cuts an array."""
+    return 1 if sharding is None else -(-prod(shape) // prod(sharding.shard_shape(shape)))
 
 
 def device_of(sharding: Any) -> jax.Device:
@@ -23,127 +237,15 @@ def device_of(sharding: Any) -> jax.Device:
     return jax.devices()[0] if sharding is None else min(sharding.device_set, key=lambda device: device.id)
 
 
-def budget_of(vae: JaxVideoVAE, sharding: Any) -> int | None:
-    """Bytes that a call may use: what the VAE was given, else what the device has; None where that is not known."""
-    return usable_bytes(device_of(sharding)) if vae.memory_budget is None else vae.memory_budget
+def _finished_tiles(config: VAEConfig, call: Call, rows: int, columns: int, batches: Sequence[int]) -> int:
+    """Numbers of output that lie in the rows joined so far, in the row of tiles above, and in those on the left."""
+    done, across = len(call.grid.rows.slices) - 1, len(call.grid.columns.slices)
+    one = output_cells(config, call.operation, batches, rows, columns)
+    joined = done * call.grid.rows.limit / _scale(config, call.operation)  # in input rows
+    rows_joined = output_cells(config, call.operation, batches, 1, call.shape[3]) * joined
+    return call.shape[0] * (int(rows_joined) + one * (across * min(done, 1) + across - 1))
 
 
-def forms_of(vae: JaxVideoVAE, sharding: Any) -> list[Form]:
-    """The backend's forms for a sharding, the fastest first: slabs run along the axis that is not sharded."""
-    rows_sharded = isinstance(sharding, jax.sharding.NamedSharding) and (*sharding.spec, *[None] * 5)[2] is not None
-    left_out = ROW_SLABS if rows_sharded else COLUMN_SLABS
-    return [form for form in vae.forms if form != left_out]
-
-
-def roomy_form(
-    vae: JaxVideoVAE, operation: Operation, shape: Shape, grid: TileGrid | None, sharding: Any
-) -> Form | None:
-    """The fastest form where the budget is so much larger than a call that nothing has to be compiled to know."""
-    budget = budget_of(vae, sharding)
-    rough = _rough_peak(vae, operation, _piece(shape, grid), sharding) + _clips(vae, operation, shape)
-    return vae.forms[0] if budget is None or rough <= budget else None
-
-
-def make_plan(vae: JaxVideoVAE, operation: Operation, shape: Shape, sharding: Any) -> Plan:
-    """Compile forms, the fastest first, until one fits; tiles come last, because they give other numbers.
-
-    Raises:
-        MemoryError: none fits; the message names the smallest budget that would do.
-    """
-    grid, budget = vae._grid(operation, shape), budget_of(vae, sharding)
-    of_vae = vae._batch_size(operation), vae.forms, vae.slab_bytes, repr(vae.tiles)
-    key = operation, shape, sharding, budget, repr(grid), *of_vae
-    if key not in vae._plans:
-        vae._plans[key] = _plan(vae, operation, shape, sharding, grid, budget)
-    return vae._plans[key]
-
-
-def _plan(
-    vae: JaxVideoVAE, operation: Operation, shape: Shape, sharding: Any, grid: TileGrid | None, budget: int | None
-) -> Plan:
-    ways = [(form, grid) for form in forms_of(vae, sharding)]
-    if grid is None and (tiles := _possible_tiles(vae, operation, shape)):
-        ways += [(form, tiles) for form in forms_of(vae, sharding)]
-    considered: list[tuple[str, int | None]] = []
-    for form, tiles in ways:
-        peak = _peak(vae, operation, shape, tiles, form, sharding)
-        considered.append((form if tiles is None else f"{form} in tiles", peak))
-        if peak is not None and (budget is None or peak <= budget):
-            return Plan(operation, shape, form, tiles is not None, peak, budget, tuple(considered))
-    least = min((peak for _, peak in considered if peak), default=None)
-    would_do = f"{shown(least)} would do" if least else "not even the compiler finds room for any form on this device"
-    raise MemoryError(
-        f"{operation} of {list(shape)} fits in no form into {shown(budget or 0)}: {would_do}. Give a larger "
-        "memory_budget, smaller tiles (enable_tiling), fewer frames or smaller ones"
-    )
-
-
-def _possible_tiles(vae: JaxVideoVAE, operation: Operation, shape: Shape) -> TileGrid | None:
-    """The tiles that the settings make of a frame; None where they leave a last one that the encoder cannot take."""
-    try:
-        return vae._tiles(operation, shape)
-    except ValueError:
-        return None
-
-
-def _peak(
-    vae: JaxVideoVAE, operation: Operation, shape: Shape, grid: TileGrid | None, form: Form, sharding: Any
-) -> int | None:
-    """Bytes that a call needs at its most: a step, and what lives beside it.
-
-    None where a step does not compile because the device has not enough memory.
-    """
-    piece = _piece(shape, grid)
-    batches = frame_batches(shape[1], vae._batch_size(operation))
-    shapes = [(piece[0], batch.stop - batch.start, *piece[2:]) for batch in (batches[0], *batches[1:2])]
-    steps = []
-    for first, frames in zip((True, False), shapes, strict=False):
-        try:
-            steps.append(peak_bytes(vae.lower_step(operation, frames, sharding, first, form).compile()))
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            return None
-    if len(batches) == 1 and grid is None:  # the clip and what comes out are the step's own
-        return steps[0]
-    return max(steps) + _clips(vae, operation, shape) // _shards(sharding, shape)
-
-
-def _rough_peak(vae: JaxVideoVAE, operation: Operation, piece: Shape, sharding: Any) -> int:
-    """More than any form needs for a step, without compiling: see `ROUGHLY`."""
-    batch = max(batch.stop - batch.start for batch in frame_batches(piece[1], vae._batch_size(operation)))
-    elements = largest_activation(vae.config, operation, (piece[0], batch, *piece[2:4]))
-    activations = ROUGHLY * elements * DTYPES[vae.dtype].itemsize // _shards(sharding, piece)
-    return activations + tree_bytes(vae.params)
-
-
-def _clips(vae: JaxVideoVAE, operation: Operation, shape: Shape) -> int:
-    """Bytes of the video beside a step: what goes in, or twice what comes out, in parts and joined.
-
-    Latents are left out: a three-hundredth of it.
-    """
-    if operation == "encode":
-        return _cells(shape) * vae.config.in_channels * DTYPES[vae.dtype].itemsize
-    frames = sample_count(shape[1], vae._batch_size(operation), vae.config.temporal_levels)
-    pixels = shape[0] * frames * shape[2] * shape[3] * vae.config.spatial_compression**2
-    return 2 * pixels * vae.config.out_channels * DTYPES[vae.dtype].itemsize
-
-
-def _piece(shape: Shape, grid: TileGrid | None) -> Shape:
-    """The shape of the largest tile, or of the clip."""
-    if grid is None:
-        return shape
-    sides = (max(part.stop - part.start for part in axis.slices) for axis in grid)
-    return (*shape[:2], *sides, shape[4])
-
-
-def _shards(sharding: Any, shape: Shape) -> int:
-    """Into how many parts a sharding cuts an array."""
-    if sharding is None:
-        return 1
-    local = sharding.shard_shape(shape)
-    return -(-_cells(shape) // _cells(local))
-
-
-def _cells(shape: Shape) -> int:
-    return shape[0] * shape[1] * shape[2] * shape[3]
+def _scale(config: VAEConfig, operation: Operation) -> float:
+    """Output rows of one input row."""
+    return 1 / config.spatial_compression if operation == "encode" else config.spatial_compression

@@ -10,35 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
-from diffusers.models.autoencoders import autoencoder_kl_cogvideox as blocks
-from diffusers.models.downsampling import CogVideoXDownsample3D
-from diffusers.models.upsampling import CogVideoXUpsample3D
 from jaxtyping import Float
 
 from twinvae import arrays
+from twinvae.capabilities import EAGER
 from twinvae.config import VAEConfig
 from twinvae.frames import frame_batches
 from twinvae.interface import Cache, Latents, Operation, Video, VideoVAE
-from twinvae.jax.tiling import HEIGHT
-from twinvae.registry import Layer
+from twinvae.registry import Layer, layer_class
+from twinvae.tensors import check_tensors
+from twinvae.tiles import HEIGHT
+from twinvae.torch.layers import LAYERS
 
-LAYERS: dict[str, type[torch.nn.Module]] = {
-    layer.__name__: layer
-    for layer in (
-        blocks.CogVideoXSafeConv3d,
-        blocks.CogVideoXCausalConv3d,
-        blocks.CogVideoXSpatialNorm3D,
-        blocks.CogVideoXResnetBlock3D,
-        blocks.CogVideoXDownBlock3D,
-        blocks.CogVideoXMidBlock3D,
-        blocks.CogVideoXUpBlock3D,
-        blocks.CogVideoXEncoder3D,
-        blocks.CogVideoXDecoder3D,
-        CogVideoXDownsample3D,
-        CogVideoXUpsample3D,
-        torch.nn.GroupNorm,
-    )
-}
+CAPABILITIES = EAGER
 # The modules whose outputs `activations` gives: blocks, not the layers inside them.
 BLOCK = re.compile(
     r"(en|de)coder\.(conv_in|norm_out|conv_out|(mid_block|(down|up)_blocks\.\d+)\.(resnets|(down|up)samplers)\.\d+)"
@@ -66,9 +50,8 @@ def load_layer(
     Raises:
         ValueError: unknown class, or tensors that do not fit.
     """
-    if class_name not in LAYERS:
-        raise ValueError(f"unknown layer class {class_name!r}: choose one of {', '.join(LAYERS)}")
-    module = _with_tensors(lambda: LAYERS[class_name](**init), tensors, dtype)
+    cls = layer_class(class_name, LAYERS)
+    module = _with_tensors(lambda: cls(**init), tensors, dtype)
     takes = inspect.signature(module.forward).parameters
 
     @torch.no_grad()
@@ -96,6 +79,7 @@ class TorchVideoVAE(VideoVAE):
     """
 
     backend = "torch"
+    capabilities = EAGER
 
     def __init__(self, config: VAEConfig, dtype: str, checkpoint: str, model: AutoencoderKLCogVideoX):
         super().__init__(config, dtype, checkpoint)
@@ -106,7 +90,7 @@ class TorchVideoVAE(VideoVAE):
 
     @torch.no_grad()
     def activations(self, operation: Operation, clip: Video) -> dict[str, Video]:
-        clip = self._checked(operation, clip)
+        clip = self.checked(operation, clip)
         parts: dict[str, list[np.ndarray]] = {}
 
         def noting(name: str) -> Callable[..., None]:
@@ -127,7 +111,7 @@ class TorchVideoVAE(VideoVAE):
         return {name: np.concatenate(outputs, axis=1) for name, outputs in parts.items()}
 
     def gradients(self, video: Video, cotangent: Video) -> dict[str, np.ndarray]:
-        video = self._checked("encode", video)
+        video = self.checked("encode", video)
         x = _channel_first(video, self.dtype).requires_grad_()
         self._apply_settings("encode", video, tiled=False)
         decoded = self.model.decode(self.model.encode(x).latent_dist.mode()).sample
@@ -148,18 +132,18 @@ class TorchVideoVAE(VideoVAE):
 
     def _apply_settings(self, operation: Operation, clip: Video, tiled: bool) -> None:
         """Give the model this VAE's settings, checked as they are for every backend, slices off."""
-        frame_batches(clip.shape[1], self._batch_size(operation))
+        frame_batches(clip.shape[1], self.frame_batch_size(operation))
         if tiled:
-            self._grid(operation, clip.shape)  # refuses what the encoder cannot take
+            self.grid(operation, clip.shape)  # refuses what the encoder cannot take
         model, compression = self.model, self.config.spatial_compression
         model.use_tiling, model.use_slicing = tiled, False
         model.num_sample_frames_batch_size = self.num_sample_frames_batch_size
         model.num_latent_frames_batch_size = self.num_latent_frames_batch_size
-        for name, setting in vars(self.tiles).items():
+        for name, setting in vars(self.tile_settings).items():
             setattr(model, name, setting)
         # diffusers derives these in its enable_tiling, which cannot be told an overlap of 0.
-        model.tile_latent_min_height = self.tiles.tile_sample_min_height // compression
-        model.tile_latent_min_width = self.tiles.tile_sample_min_width // compression
+        model.tile_latent_min_height = self.tile_settings.tile_sample_min_height // compression
+        model.tile_latent_min_width = self.tile_settings.tile_sample_min_width // compression
 
     def _through_model(self, operation: Operation, clip: TorchClip) -> TorchClip:
         if operation == "encode":
@@ -167,7 +151,9 @@ class TorchVideoVAE(VideoVAE):
         return self.model.decode(clip).sample
 
     @torch.no_grad()
-    def _step(self, operation: Operation, frames: Video, cache: Cache | None, *_: object) -> tuple[Video, Cache]:
+    def run_frame_batch(
+        self, operation: Operation, frames: Video, cache: Cache | None, *_: object
+    ) -> tuple[Video, Cache]:
         model, x = self.model, _channel_first(frames, self.dtype)
         if operation == "encode":
             x, cache = model.encoder(x, conv_cache=cache)
@@ -177,10 +163,10 @@ class TorchVideoVAE(VideoVAE):
             x, cache = model.decoder(x, conv_cache=cache)
         return _channel_last(x), cache
 
-    def _concatenate(self, parts: list[Video], axis: int) -> Video:
+    def concatenate(self, parts: list[Video], axis: int) -> Video:
         return np.concatenate(parts, axis)
 
-    def _blend(self, tile: Latents, neighbour: Latents, extent: int, axis: int) -> Latents:
+    def blend(self, tile: Latents, neighbour: Latents, extent: int, axis: int) -> Latents:
         blend = self.model.blend_v if axis == HEIGHT else self.model.blend_h
         return _channel_last(blend(_channel_first(neighbour, self.dtype), _channel_first(tile, self.dtype), extent))
 
@@ -190,14 +176,7 @@ def _with_tensors(build: Callable[[], torch.nn.Module], tensors: Mapping[str, np
     with torch.device("meta"):
         module = build()
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if expected != found:
-        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise ValueError(
-            f"tensors do not fit {type(module).__name__}: "
-            + "; ".join(f"{name} is {found.get(name)}, expected {expected.get(name)}" for name in differing[:4])
-            + " (None: absent). Pass exactly the tensors of its state_dict"
-        )
+    check_tensors(expected, tensors, type(module).__name__, "Pass exactly the tensors of its state_dict")
     shared = {name: _shared(tensor).to(getattr(torch, dtype)) for name, tensor in tensors.items()}
     module.load_state_dict(shared, assign=True)
     return module.eval()

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from suites.memory.stores import compiler_for, sizer_for
-from twinvae.bench.aot.libtpu import CHIPS, INSTALL, chip_of, installed, platform_of
+from twinvae.bench.aot.libtpu import INSTALL, chip_of, installed, platform_of
 from twinvae.bench.aot.programs import Answer, Compiler, Program, Store, expected_seconds, fingerprint
 from twinvae.bench.aot.refusal import refusal
 from twinvae.bench.aot.tpu_compiler import (
@@ -29,6 +29,7 @@ from twinvae.bench.aot.tpu_compiler import (
     sharding_on,
     sized,
 )
+from twinvae.jax.chips import TPUS
 from twinvae.jax.compiling import TPU, compiler_options
 from twinvae.jax.memory import usable_bytes
 
@@ -180,20 +181,20 @@ def test_the_peak_on_a_cpu_holds_arguments_outputs_and_temporaries():
 
 
 def test_a_platform_names_its_chip_and_no_other_platform_does():
-    assert {name: chip_of(platform_of(name)) for name in CHIPS} == {name: name for name in CHIPS}
+    assert {name: chip_of(platform_of(name)) for name in TPUS} == {name: name for name in TPUS}
     assert platform_of("v6e") == "tpu-v6e-aot"
     assert [chip_of(name) for name in ("cpu", "tpu-v6e", "gpu-h200")] == [None] * 3
 
 
 @pytest.mark.skipif(not installed(), reason=INSTALL)
-@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("chip", TPUS)
 def test_plans_are_made_with_what_the_compiler_says_is_usable(chip):
     sharding = sharding_on(chip)
     (device,) = sharding.device_set
     too_large = jax.ShapeDtypeStruct((2**38,), jnp.int8, sharding=sharding)
-    with pytest.raises(jax.errors.JaxRuntimeError, match=rf"exceeds available HBM \({CHIPS[chip].usable_gib}G\)"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=rf"exceeds available HBM \({TPUS[chip].usable_gib}G\)"):
         jax.jit(lambda x: x + 1).lower(too_large).compile()
-    assert usable_bytes(device) == CHIPS[chip].usable_bytes
+    assert usable_bytes(device) == TPUS[chip].usable_bytes
 
 
 @pytest.mark.skipif(not installed(), reason=INSTALL)

@@ -28,12 +28,12 @@ from suites.memory.lowered import Progress
 from suites.memory.pieces import input_shape, peak, pieces, weight_bytes
 from suites.memory.search import largest
 from twinvae import PRESETS
-from twinvae.bench.aot.libtpu import CHIPS
 from twinvae.bench.aot.programs import Answer, Compiler, Program, Store
 from twinvae.bench.aot.tpu_compiler import Outcome
 from twinvae.bench.baselines import Entry
 from twinvae.bench.records import Record
 from twinvae.bench.verdicts import judge
+from twinvae.jax.chips import TPUS
 
 FULL = PRESETS["cogvideox-2b"]
 CLIP = Case("clip", "decode", 81, 768, 1360)
@@ -52,7 +52,7 @@ def test_one_program_has_nothing_beside_it():
 
 
 def test_a_stream_keeps_the_latents_and_the_frames_that_were_made():
-    first, later = pieces(CLIP._replace(form="streamed"), FULL, "bfloat16")
+    first, later = pieces(CLIP._replace(way="streamed"), FULL, "bfloat16")
     assert (first.shape[1], later.shape[1]) == (3, 2)
     latent = 96 * 170 * 16 * 2
     assert first.beside == 18 * latent
@@ -83,7 +83,7 @@ def test_a_frame_that_is_one_tile_is_not_tiled():
 
 
 def test_the_peak_is_that_of_the_program_which_leaves_least():
-    found = pieces(CLIP._replace(form="streamed"), FULL, "bfloat16")
+    found = pieces(CLIP._replace(way="streamed"), FULL, "bfloat16")
     assert peak(found, {found[0]: 10**10, found[1]: 9 * 10**9}.get) == 10**10 + found[0].beside
 
 
@@ -227,7 +227,7 @@ class Lowering:
 
 def test_where_the_largest_is_refused_when_it_is_compiled_the_search_goes_on_below(tmp_path, monkeypatch):
     """Said to need 10 MiB a latent, needing 0.6 % more: what is written was compiled, and fits."""
-    budget, asked = CHIPS["v6e"].usable_bytes, []
+    budget, asked = TPUS["v6e"].usable_bytes, []
 
     def said(lowered, refusal=None):
         return Outcome(False, lowered.shape[1] * 10 * 2**20, 1.0)

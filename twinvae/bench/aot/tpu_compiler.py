@@ -13,7 +13,8 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from twinvae.bench.aot.libtpu import CHIPS, INSTALL, expect_no_tpu, installed
+from twinvae.bench.aot.libtpu import INSTALL, expect_no_tpu, installed
+from twinvae.jax.chips import TPUS
 from twinvae.jax.memory import peak_bytes
 
 ROWS = PartitionSpec(None, None, "rows")  # of [b, t, h, w, c]
@@ -78,13 +79,13 @@ def refused_topology(topology: str, message: str) -> Exception:
             f"libtpu is held by another process ({message}): wait for it, or set ALLOW_MULTIPLE_LIBTPU_LOAD=1 on a "
             "machine without a TPU"
         )
-    known = ", ".join(f"{chip.topology} ({name})" for name, chip in CHIPS.items())
+    known = ", ".join(f"{chip.topology} ({name})" for name, chip in TPUS.items())
     return ValueError(f"libtpu knows no topology {topology!r} ({message}): choose one such as {known}")
 
 
 def sharding_on(chip: str, count: int = 1) -> Sharding:
     """One device of a chip, or several with the rows of a frame dealt out among them."""
-    found = devices(CHIPS[chip].topology)
+    found = devices(TPUS[chip].topology)
     if count == 1:
         return SingleDeviceSharding(found[0])
     return NamedSharding(Mesh(np.array(found[:count]), ("rows",)), ROWS)
