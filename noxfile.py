@@ -121,13 +121,19 @@ def mutants(session: nox.Session) -> None:
 @nox.session
 def report(session: nox.Session) -> None:
     """Write the pages again from the records of the last runs."""
-    python(session, "-m", "twinvae.bench.accepting", "report", *session.posargs)
+    python(session, "-m", "twinvae", "report", *session.posargs)
 
 
 @nox.session
 def baseline(session: nox.Session) -> None:
-    """Accept the last runs as baselines, after showing what would change."""
-    python(session, "-m", "twinvae.bench.accepting", "baseline", *session.posargs)
+    """Accept the last runs as baselines, after showing what would change; of committed code alone."""
+    python(session, "-m", "twinvae", "baseline", *session.posargs)
+
+
+@nox.session
+def publish(session: nox.Session) -> None:
+    """Write the last runs' pages to reports/<platform>/: complete runs alone, all of one commit."""
+    python(session, "-m", "twinvae", "publish", *session.posargs)
 
 
 @nox.session

@@ -50,13 +50,14 @@ def capabilities_of(backend: str) -> frozenset[Capability]:
     return getattr(backend_module(backend), "CAPABILITIES", CAPABILITIES)
 
 
-def _installed() -> dict[str, EntryPoint]:
+def installed() -> dict[str, EntryPoint]:
+    """The entry point of every backend, by the backend's name."""
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def backends() -> list[str]:
     """The names that `load` takes; the reference comes last."""
-    return sorted(_installed(), key=lambda name: (name == REFERENCE, name))
+    return sorted(installed(), key=lambda name: (name == REFERENCE, name))
 
 
 def backend_module(name: str) -> BackendModule:
@@ -65,8 +66,8 @@ def backend_module(name: str) -> BackendModule:
     Raises:
         ValueError: no such backend is installed.
     """
-    points = _installed()
+    points = installed()
     if name not in points:
-        installed = ", ".join(backends()) or "none: run `pip install -e .` in the checkout"
-        raise ValueError(f"unknown backend {name!r}: installed are {installed}")
+        found = ", ".join(backends()) or "none: run `pip install -e .` in the checkout"
+        raise ValueError(f"unknown backend {name!r}: installed are {found}")
     return points[name].load()

@@ -5,50 +5,66 @@ All other arguments go to pytest.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
+from typing import Annotated, NoReturn
+
+import typer
 
 from twinvae.bench.aot.libtpu import INSTALL, installed, platform_of
 from twinvae.jax.chips import TPUS
 
 DEFAULT_CHIP = "v6e"
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status: that of the first run which fails."""
-    parser = argparse.ArgumentParser(prog="python -m suites.memory", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--aot", type=chips, default=(), metavar="TPUS",
-                        help="compile all that has changed for these, such as v6e,v5e")  # fmt: skip
-    parser.add_argument("--frontier", type=chips, default=(), metavar="TPUS",
-                        help="find out how far these reach (5 minutes each, tpu7x hours; once)")  # fmt: skip
-    parser.add_argument("--confirm", action="store_true",
-                        help="with --frontier: compile the largest that fits of each in full (hours)")  # fmt: skip
-    parser.add_argument("--curve", action="store_true",
-                        help="with --frontier: ask for smaller clips, too, for the picture (minutes each)")  # fmt: skip
-    given, rest = parser.parse_known_args(arguments)
-    chosen = [f"--{name}" for name in ("confirm", "curve") if getattr(given, name)]
-    if chosen and not given.frontier:
-        parser.error(f"{chosen[0]} is for a frontier: name its chips, as in --frontier v6e {chosen[0]}")
-    if (given.aot or given.frontier) and not installed():
-        print(INSTALL, file=sys.stderr)
-        return 2
-    if given.frontier and (status := run("suites.memory.frontier", *given.frontier, *chosen)):
-        return status
-    statuses = [run("pytest", "suites/memory", *what, *rest) for what in runs(given.aot, given.frontier, rest)]
-    return next((status for status in statuses if status), 0)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def chips(names: str) -> tuple[str, ...]:
-    """A list of chips, as an argument.
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def memory(
+    context: typer.Context,
+    aot: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="compile all that has changed for these, such as v6e,v5e")
+    ] = None,
+    frontier: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="find out how far they reach (5 minutes each, tpu7x hours; once)"),
+    ] = None,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="with --frontier: compile the largest that fits of each in full (hours)")
+    ] = False,
+    curve: Annotated[
+        bool,
+        typer.Option("--curve", help="with --frontier: ask for smaller clips, for the picture (minutes each)"),
+    ] = False,
+) -> None:
+    """Run the memory suite here and for the TPU compiler; all other arguments go to pytest.
 
-    Raises:
-        argparse.ArgumentTypeError: one of them is unknown.
+    Exit status: that of the first run which fails.
     """
-    found = tuple(dict.fromkeys(filter(None, names.split(","))))
-    if not found or set(found) - TPUS.keys():
-        raise argparse.ArgumentTypeError(f"{names}: choose from {', '.join(TPUS)}, separated by commas")
+    compiled, explored = chips("--aot", aot), chips("--frontier", frontier)
+    chosen = [f"--{name}" for name, wanted in (("confirm", confirm), ("curve", curve)) if wanted]
+    if chosen and not explored:
+        stop(f"{chosen[0]} is for a frontier: name its chips, as in --frontier v6e {chosen[0]}")
+    if (compiled or explored) and not installed():
+        stop(INSTALL)
+    if explored and (status := run("suites.memory.frontier", *explored, *chosen)):
+        raise typer.Exit(status)
+    statuses = [run("pytest", "suites/memory", *what, *context.args) for what in runs(compiled, explored, context.args)]
+    raise typer.Exit(next((status for status in statuses if status), 0))
+
+
+def chips(option: str, names: str | None) -> tuple[str, ...]:
+    """The chips of a list; one that is unknown ends the program."""
+    found = tuple(dict.fromkeys(filter(None, (names or "").split(","))))
+    if set(found) - TPUS.keys() or (names is not None and not found):
+        stop(f"{option} {names}: choose from {', '.join(TPUS)}, separated by commas")
     return found
+
+
+def stop(words: str) -> NoReturn:
+    """End the program because nothing can be done."""
+    print(words, file=sys.stderr)
+    raise typer.Exit(2)
 
 
 def runs(aot: tuple[str, ...], frontier: tuple[str, ...], rest: list[str]) -> list[tuple[str, ...]]:
@@ -56,7 +72,7 @@ def runs(aot: tuple[str, ...], frontier: tuple[str, ...], rest: list[str]) -> li
     if aot or frontier:
         recalled = [("--platform", platform_of(chip)) for chip in frontier if chip not in aot]
         return [*(("--aot", chip) for chip in aot), *recalled]
-    if any(argument.split("=")[0] in ("--platform", "--help", "-h") for argument in rest):
+    if any(argument.split("=")[0] == "--platform" for argument in rest):
         return [()]
     return [(), ("--platform", platform_of(DEFAULT_CHIP))]
 
@@ -66,4 +82,4 @@ def run(module: str, *arguments: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app()

@@ -9,15 +9,16 @@ where it was.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
+import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -281,34 +282,42 @@ def row_of(
     )  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 well, 2 nothing could be done, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m suites.memory.frontier", description=__doc__)
-    parser.add_argument("chips", nargs="*", default=list(TPUS), help=f"of {', '.join(TPUS)} (default: all)")
-    parser.add_argument("--baseline-dir", type=Path, default=BASELINES)
-    parser.add_argument("--form", action="append", choices=WAYS, help="this way alone; may be repeated (default: all)")
-    parser.add_argument("--goal", action="append", choices=[goal.name for goal in GOALS],
-                        help="this alone; may be repeated (default: all)")  # fmt: skip
-    parser.add_argument("--confirm", action="store_true",
-                        help="compile the largest that fits of each in full, minutes a program")  # fmt: skip
-    parser.add_argument("--curve", action="store_true",
-                        help="ask for smaller clips as well, for the picture, minutes each")  # fmt: skip
-    given = parser.parse_args(arguments)
-    goals = [goal for goal in GOALS if goal.name in (given.goal or [goal.name])]
-    forms = [form for form in WAYS if form in (given.form or WAYS)]
-    if unknown := set(given.chips) - TPUS.keys():
-        parser.error(f"unknown chip {', '.join(sorted(unknown))}: choose from {', '.join(TPUS)}")
-    if not installed():
-        print(INSTALL, file=sys.stderr)
-        return 2
+Named = StrEnum("Named", {goal.name: goal.name for goal in GOALS})
+NamedWay = StrEnum("Way", {form: form for form in WAYS})
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    chips: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(TPUS)} (default: all)")] = None,
+    baseline_dir: Annotated[Path, typer.Option(metavar="DIR", help="where answers are kept")] = BASELINES,
+    form: Annotated[list[NamedWay] | None, typer.Option(help="this way alone; may be repeated (default: all)")] = None,
+    goal: Annotated[list[Named] | None, typer.Option(help="this alone; may be repeated (default: all)")] = None,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="compile the largest that fits of each in full, minutes a program")
+    ] = False,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="ask for smaller clips as well, for the picture, minutes each")
+    ] = False,
+) -> None:
+    """How far a chip's memory reaches, by the TPU compiler.
+
+    Exit status: 0 well, 2 nothing could be done, 130 interrupted.
+    """
+    goals = [one for one in GOALS if not goal or one.name in goal]
+    forms = [one for one in WAYS if not form or one in form]
+    unknown = sorted(set(chips or ()) - TPUS.keys())
+    if unknown or not installed():
+        words = f"unknown chip {', '.join(unknown)}: choose from {', '.join(TPUS)}" if unknown else INSTALL
+        print(words, file=sys.stderr)
+        raise typer.Exit(2)
     expect_no_tpu()
     try:
-        for chip in given.chips:
-            explore(chip, given.baseline_dir, Console(), goals, forms, given.confirm, given.curve)
+        for chip in chips or TPUS:
+            explore(chip, baseline_dir, Console(), goals, forms, confirm, curve)
     except KeyboardInterrupt:
         print("interrupted: what was compiled is kept, and the same command goes on from there", file=sys.stderr)
-        return 130
-    return 0
+        raise typer.Exit(130) from None
 
 
 def in_order(rows: list[Row]) -> list[Row]:
@@ -319,4 +328,4 @@ def in_order(rows: list[Row]) -> list[Row]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app()

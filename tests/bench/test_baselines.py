@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from tests.bench.synthetic import RUN, broken, parity_records, write_run
-from twinvae.bench.accepting import main
 from twinvae.bench.baselines import difference, read_baseline, stored, updated, write_baseline
+from twinvae.bench.cli import main
 from twinvae.bench.records import Record, Selection
 
 
@@ -77,7 +77,7 @@ def test_a_baseline_that_is_not_valid_is_refused_by_file_and_field(tmp_path, pat
         read_baseline(path)
 
 
-def test_a_complete_run_replaces_what_it_selected_and_any_other_only_what_it_measured(tmp_path):
+def test_a_run_replaces_what_it_selected_and_runs_that_nothing_is_left_of_go(tmp_path):
     entries = [record("a", 1, backend="flax"), record("b", 1, backend="flax"), record("c", 1, backend="torchax")]
     old = updated(None, write_run(tmp_path, entries))
     flax = RUN.model_copy(update={"selection": Selection(backends=("flax",)), "commit": "later"})
@@ -88,15 +88,13 @@ def test_a_complete_run_replaces_what_it_selected_and_any_other_only_what_it_mea
 
     kept = RUN.commit
     assert values(updated(old, write_run(tmp_path, again, flax))) == {"a": (2, "later"), "c": (1, kept)}
-    partial = write_run(tmp_path, again, flax, complete=False)
-    assert values(updated(old, partial)) == {"a": (2, "later"), "b": (1, kept), "c": (1, kept)}
-    once_more = updated(updated(old, partial), partial)
+    run = write_run(tmp_path, again, flax)
+    once_more = updated(updated(old, run), run)
     assert [run.commit for run in once_more.runs] == [kept, "later"]
     rest = RUN.model_copy(update={"selection": Selection(backends=("torchax",)), "commit": "last"})
     last = updated(once_more, write_run(tmp_path, [record("c", 3, backend="torchax")], rest))
-    assert values(last) == {"a": (2, "later"), "b": (1, kept), "c": (3, "last")}
-    first_gone = updated(last, write_run(tmp_path, [record("b", 4, backend="flax")], rest, complete=False))
-    assert values(first_gone) == {"a": (2, "later"), "b": (4, "last"), "c": (3, "last")}
+    assert values(last) == {"a": (2, "later"), "c": (3, "last")}
+    assert [run.commit for run in last.runs] == ["later", "last"]
 
 
 def test_the_largest_changes_up_or_down_are_shown_first_and_the_rest_is_counted(tmp_path, folders, capsys):
@@ -143,8 +141,6 @@ def test_without_a_yes_nothing_is_written(tmp_path, folders, path, capsys, monke
 @pytest.mark.parametrize(
     ("records", "options", "reason"),
     [
-        (parity_records()[:9], {"complete": None}, "interrupted"),
-        (parity_records()[:9], {"complete": False, "exit_status": 2}, "interrupted"),
         (
             parity_records(),
             {"extra": lambda file: file.failure("test_x", "m", "r")},
@@ -154,15 +150,63 @@ def test_without_a_yes_nothing_is_written(tmp_path, folders, path, capsys, monke
         ([record("a", math.nan)], {}, "past a limit"),
     ],
 )
-def test_a_run_that_proves_nothing_is_accepted_by_force_alone(
-    tmp_path, folders, path, capsys, records, options, reason
-):
+def test_a_run_that_fails_is_accepted_by_force_alone(tmp_path, folders, path, capsys, records, options, reason):
     write_run(tmp_path / "reports", records, **options)
     assert main(["baseline", *folders, "--yes"]) == 2
     assert reason in capsys.readouterr().out
     assert not path.exists()
     assert main(["baseline", *folders, "--yes", "--force"]) == 0
     assert path.exists()
+
+
+CHANGED = {"commit": "0123456789ab+changes"}
+UNFIT: dict[str, tuple[dict, dict, str]] = {
+    "without an end": ({}, {"complete": None}, "The run was interrupted"),
+    "interrupted": ({}, {"complete": False, "exit_status": 2}, "The run was interrupted"),
+    "a part": ({}, {"complete": False}, "Only a part of the suite was run"),
+    "uncommitted": (CHANGED, {}, "uncommitted code of TwinVAE, 0123456789ab+changes"),
+    "unknown": ({"commit": "unknown"}, {}, "give --commit ID (or set TWINVAE_COMMIT)"),
+    "a port's": (
+        {"sources": {"flax": RUN.commit, "port": "cafe+changes"}},
+        {},
+        "uncommitted code of port, cafe+changes",
+    ),
+    "ours, said once": (CHANGED | {"sources": {"flax": CHANGED["commit"]}}, {}, "TwinVAE"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+@pytest.mark.parametrize("command", ["baseline", "publish"])
+def test_what_nobody_can_measure_again_is_neither_accepted_nor_published(tmp_path, folders, capsys, command, case):
+    changes, ending, reason = UNFIT[case]
+    write_run(tmp_path / "reports", [record("a", 1e-3)], RUN.model_copy(update=changes), **ending)
+    more = ["--force"] if command == "baseline" else ["--to", str(tmp_path / "to")]
+    assert main([command, *folders, "--yes", *more]) == 2
+    said = capsys.readouterr().out.partition("Not ")[2]
+    assert reason in said
+    assert len(said.strip().splitlines()) == 2  # the heading's rest, and one reason
+    assert not (tmp_path / "baselines").exists()
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_digest_of_a_ports_sources_is_as_good_as_a_commit(tmp_path, folders, path):
+    write_run(tmp_path / "reports", [record("a", 1)], RUN.model_copy(update={"sources": {"port": "sha256:0123"}}))
+    assert main(["baseline", *folders, "--yes"]) == 0
+    assert read_baseline(path).runs[0].sources == {"port": "sha256:0123"}
+
+
+def test_a_baseline_of_before_sources_were_written_down_can_be_read(tmp_path, path):
+    write_baseline(path, updated(None, write_run(tmp_path, [record("a", 1)])))
+    path.write_text(path.read_text().replace('"sources":{},', ""))
+    assert "sources" not in path.read_text()
+    assert read_baseline(path).runs[0].sources == {}
+
+
+def test_the_baselines_that_are_installed_are_not_changed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("twinvae.bench.cli.CHECKOUT", None)
+    write_run(tmp_path / "reports", [record("a", 1)])
+    assert main(["baseline", "--report-dir", str(tmp_path / "reports"), "--yes"]) == 2
+    assert "give --baseline-dir DIR for your own" in capsys.readouterr().err
 
 
 def test_a_regression_that_is_within_its_limit_can_be_accepted(tmp_path, folders, path):

@@ -51,6 +51,22 @@ def test_a_bad_option_is_refused_in_words(case):
         options(**given)
 
 
+def test_a_commit_is_taken_where_git_knows_none_and_refused_where_it_says_otherwise(monkeypatch):
+    monkeypatch.delenv("TWINVAE_COMMIT", raising=False)
+    monkeypatch.setattr("twinvae.bench.options.git_commit", lambda: None)
+    assert options(commit="0123456").commit == "0123456"
+    assert options().commit is None
+    with pytest.raises(pytest.UsageError, match="--commit main: expected a commit's id, 7 to 40 hexadecimal digits"):
+        options(commit="main")
+    monkeypatch.setenv("TWINVAE_COMMIT", "v1")
+    with pytest.raises(pytest.UsageError, match="TWINVAE_COMMIT v1: expected a commit's id"):
+        options()
+    monkeypatch.setattr("twinvae.bench.options.git_commit", lambda: "aaaaaaa+changes")
+    assert options().commit is None
+    with pytest.raises(pytest.UsageError, match=r"--commit 0123456: git says that this is aaaaaaa\+changes"):
+        options(commit="0123456")
+
+
 def test_a_clip_that_is_no_video_or_too_short_is_refused(tmp_path):
     text = tmp_path / "notes.mp4"
     text.write_text("no video")

@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from tests.bench.synthetic import RUN, broken, frame_exhibits, parity_records, write_run
-from twinvae.bench.accepting import main
 from twinvae.bench.baselines import Entry, baseline_path, updated, write_baseline
+from twinvae.bench.cli import main
 from twinvae.bench.pages import Judged, culprits, shortened, table, worst_table
 from twinvae.bench.records import Record
 from twinvae.bench.report import write_report
@@ -253,8 +253,11 @@ def test_a_suite_without_a_template_of_its_own_gets_the_common_page(report):
 
 def test_a_page_written_before_stays_in_the_index(report):
     folder = report().index.parent
-    (folder / "tiling.md").write_text("# tiling")
-    assert "[tiling](tiling.md): not of this run" in page(report(), "index")
+    (folder / "tiling.md").write_text("# tiling\n\nMeasured on a commit day, commit 0123456+changes; versions")
+    (folder / "faults.md").write_text("# faults")
+    index = page(report(), "index")
+    assert "- [tiling](tiling.md): as of another run, commit 0123456+changes.\n" in index
+    assert "- [faults](faults.md): as of another run.\n" in index
 
 
 def test_the_terminal_table_counts_per_backend_and_dtype(bad):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from twinvae.bench import metrics, plugin, report
+from twinvae.bench import metrics, options, places, plugin, report
 from twinvae.bench.clips import synthetic_clip
-from twinvae.bench.plugin import DESELECTED, is_complete
+from twinvae.bench.plugin import is_complete
 from twinvae.bench.records import read_run
 
 ROOT = Path(__file__).parents[2]
@@ -134,30 +134,99 @@ def test_unit_tests_leave_no_records(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-COMPLETE: dict[str, tuple[dict[str, Any], bool]] = {
-    "the suite": ({}, True),
-    "all suites": ({"args": ["suites"]}, True),
-    "with a failure": ({"exitstatus": 1}, True),
-    "a file of it": ({"args": ["suites/parity/test_vae.py"]}, False),
-    "a test of it": ({"args": ["suites/parity/test_vae.py::test_x"]}, False),
-    "another suite": ({"args": ["suites/frames"]}, False),
-    "deselected": ({"deselected": True}, False),
-    "ignored": ({"ignore": ["suites/parity/test_vae.py"]}, False),
-    "the last failures": ({"lf": True}, False),
-    "stopped at a failure": ({"shouldfail": "stopping after 1 failures"}, False),
-    "interrupted": ({"exitstatus": 2}, False),
+FILES = {Path("suites/s/test_a.py"), Path("suites/s/test_b.py")}
+WHOLE = {Path("suites/s/test_a.py"): {"a1", "a2"}, Path("suites/s/test_b.py"): {"b"}}
+COMPLETE: dict[str, tuple[dict[Path, set[str]], set[str], bool]] = {
+    "all": (WHOLE, {"a1", "a2", "b"}, True),
+    "other suites beside it": (WHOLE | {Path("tests/test_c.py"): {"c"}}, {"a1", "a2", "b"}, True),
+    "a test left out": (WHOLE, {"a1", "b"}, False),
+    "a file ignored": ({Path("suites/s/test_a.py"): {"a1", "a2"}}, {"a1", "a2"}, False),
+    "a file skipped whole": (WHOLE | {Path("suites/s/test_b.py"): set()}, {"a1", "a2"}, False),
 }
 
 
 @pytest.mark.parametrize("case", COMPLETE)
-def test_a_run_is_complete_when_all_of_the_suite_was_asked_for_and_ran(case):
-    given, expected = COMPLETE[case]
-    option = SimpleNamespace(ignore=given.get("ignore"), ignore_glob=None, lf=given.get("lf", False))
-    config = SimpleNamespace(
-        stash={DESELECTED: given.get("deselected", False)},
-        option=option,
-        args=given.get("args", ["suites/parity"]),
-        invocation_params=SimpleNamespace(dir=ROOT),
-    )
-    session = SimpleNamespace(config=config, shouldstop=False, shouldfail=given.get("shouldfail", False))
-    assert is_complete(session, "parity", given.get("exitstatus", 0)) is expected
+def test_a_run_is_complete_when_every_test_of_every_file_was_tried(case):
+    held, tried, expected = COMPLETE[case]
+    assert is_complete(FILES, held, tried) is expected
+
+
+TINY_SUITE = {
+    "test_one.py": """
+        import pytest
+        def test_measures(record):
+            record(case="one", metric="x", value=1.0)
+        @pytest.mark.skip(reason="not here")
+        def test_skipped(): ...
+        @pytest.mark.parametrize("n", [1, 2])
+        def test_fails_at_two(n):
+            assert n < 2
+    """,
+    "test_two.py": """
+        import pytest
+        @pytest.fixture
+        def broken():
+            raise RuntimeError
+        def test_cannot_begin(broken): ...
+        def test_passes(): ...
+    """,
+}
+CUT: dict[str, tuple[str, ...]] = {
+    "-k": ("-k", "measures"),
+    "-m": ("-m", "not skip"),
+    "--deselect": ("--deselect", "suites/tiny/test_two.py::test_passes"),
+    "--ignore": ("--ignore=suites/tiny/test_two.py",),
+    "--ignore-glob": ("--ignore-glob=*two.py",),
+    "-x": ("-x",),
+    "--maxfail": ("--maxfail=2",),
+    "--stepwise": ("--stepwise",),
+    "--lf": ("--lf",),
+}
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A suite of six tests, run by the plugin in a folder of its own."""
+    suite = tmp_path / "suites" / "tiny"
+    suite.mkdir(parents=True)
+    (tmp_path / "suites" / "conftest.py").write_text("from suites.conftest import *")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    for name, text in TINY_SUITE.items():
+        (suite / name).write_text(textwrap.dedent(text))
+    for module in (places, plugin, options):
+        monkeypatch.setattr(module, "SUITES", tmp_path / "suites", raising=False)
+    monkeypatch.chdir(tmp_path)
+    plugins = ("-p", "twinvae.bench.options", "-p", "twinvae.bench.plugin", "--import-mode=importlib")
+
+    def run(*arguments: str) -> Any:
+        cut = any("suites/" in argument and not argument.startswith("-") for argument in arguments)
+        where = () if cut and "--deselect" not in arguments else ("suites/tiny",)
+        pytest.main([*plugins, *where, *arguments, *OPTIONS, "--report-dir", "out", "-q"])
+        return read_run(tmp_path / "out" / "cpu" / "records" / "tiny.jsonl")
+
+    return run
+
+
+def test_a_whole_run_is_complete_with_its_failures_and_what_is_skipped(tiny):
+    assert tiny().complete
+    assert tiny("--ff").complete
+    assert len(tiny().failures) == 2
+
+
+@pytest.mark.parametrize("way", CUT)
+def test_a_run_that_was_cut_down_is_not_complete(tiny, way):
+    if way == "--lf":
+        tiny()  # fails in both files, of which only the failures run again
+    assert tiny(*CUT[way]).complete is False
+
+
+@pytest.mark.parametrize("argument", ["suites/tiny/test_one.py", "suites/tiny/test_one.py::test_measures"])
+def test_a_file_or_a_test_of_a_suite_is_not_complete(tiny, argument):
+    assert tiny(argument).complete is False
+
+
+@pytest.mark.parametrize("option", ["--collect-only", "--setup-plan", "--setup-only"])
+def test_a_run_that_measures_nothing_leaves_the_records_of_the_last(tiny, option):
+    before = tiny()
+    assert tiny(option) == before
+    assert before.complete

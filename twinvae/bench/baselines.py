@@ -117,17 +117,16 @@ def stored(record: Record) -> float | None:
 
 
 def updated(old: Baseline | None, data: RunData) -> Baseline:
-    """The baseline with the values of a run in it.
+    """The baseline with the values of a complete run in it, which replace all that the run selected.
 
-    A complete run replaces all that it selected; of any other run, only what it measured is replaced. A value that
-    is not sure, because the machine was busy, replaces nothing.
+    A value that is not sure, because the machine was busy, replaces nothing.
     """
     selection = data.run.selection
     measured = {record.key: stored(record) for record in data.records if record.sure}
     unsure = {record.key for record in data.records if not record.sure}
     kept: dict[Key, Entry] = {}
     for key, entry in (old.by_key if old else {}).items():
-        replaced = data.complete and selection.holds(key.backend, key.mode, key.dtype, key.preset)
+        replaced = selection.holds(key.backend, key.mode, key.dtype, key.preset)
         if key not in measured and (key in unsure or not replaced):
             kept[key] = entry
     sources = sorted({entry.run for entry in kept.values()})

@@ -18,7 +18,7 @@ from twinvae.bench.aot.libtpu import platform_of
 from twinvae.bench.baselines import read_baseline
 from twinvae.bench.clips import read_clip
 from twinvae.bench.places import BASELINES, LOCAL_REPORTS, SUITES
-from twinvae.bench.provenance import detect_platform
+from twinvae.bench.provenance import COMMIT, detect_platform, git_commit
 from twinvae.checkpoint import fingerprint, read_checkpoint
 from twinvae.config import VAEConfig, preset_config
 from twinvae.jax.chips import TPUS
@@ -34,7 +34,7 @@ LARGE_DTYPES = ("float32", "bfloat16")
 AXES = ("model", "backend", "mode", "dtype")
 NAMES = (
     "backend", "mode", "dtype", "preset", "weights", "subfolder", "clip", "seed", "platform", "aot",
-    "baseline-dir", "report-dir",
+    "baseline-dir", "report-dir", "commit",
 )  # fmt: skip
 
 
@@ -63,6 +63,7 @@ class Options:
     Args:
         compiles_all: whether the TPU compiler is given large programs, too, where they have changed.
         weights, clip_label: what a run's numbers belong to; values are compared between equal labels only.
+        commit: of TwinVAE, where git does not know it.
         given: the suite options that stood on the command line, to run a case again with.
     """
 
@@ -78,6 +79,7 @@ class Options:
     seed: int
     given: tuple[str, ...]
     compiles_all: bool = False
+    commit: str | None = None
 
     @property
     def clip_label(self) -> str:
@@ -137,6 +139,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--baseline-dir", metavar="DIR", help="where baselines are (default: baselines)")
     group.addoption("--report-dir", metavar="DIR", help="where records and pages go (default: reports/local)")
+    group.addoption(
+        "--commit", metavar="ID", help=f"TwinVAE's commit, where git does not know it (default: {COMMIT}, if set)"
+    )
 
 
 @pytest.hookimpl(trylast=True)
@@ -176,7 +181,19 @@ def read_options(given: Any) -> Options:
         seed=seed,
         given=_given(given),
         compiles_all=given.aot is not None,
+        commit=_commit(given.commit),
     )
+
+
+def _commit(given: str | None) -> str | None:
+    name, given = ("--commit", given) if given is not None else (COMMIT, os.environ.get(COMMIT))
+    if given is None or (name == COMMIT and git_commit()):
+        return None
+    if not re.fullmatch("[0-9a-f]{7,40}", given):
+        raise pytest.UsageError(f"{name} {given}: expected a commit's id, 7 to 40 hexadecimal digits")
+    if known := git_commit():
+        raise pytest.UsageError(f"{name} {given}: git says that this is {known}; leave it out")
+    return given
 
 
 def _platform(given: Any) -> str:
@@ -245,11 +262,11 @@ def check_clip(clip: Path, frames: int) -> None:
 
 
 def _folder(given: str | None, default: Path, must_exist: str = "") -> Path:
-    if given is None:
-        return default.absolute()
-    if must_exist and not Path(given).is_dir():
-        raise pytest.UsageError(f"{must_exist} {given}: no such folder; name one with <platform>/<suite>.json in it")
-    return Path(given).absolute()
+    folder = default if given is None else Path(given)
+    if must_exist and not folder.is_dir():
+        missing = "no such folder" if given else "they are missing from what is installed: install twinvae again"
+        raise pytest.UsageError(f"{must_exist} {folder}: {missing}; name one with <platform>/<suite>.json in it")
+    return folder.absolute()
 
 
 def _valid_baselines(folder: Path, platform: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from twinvae.bench.additions import tables_of
 from twinvae.bench.baselines import Baseline, changed_inputs
 from twinvae.bench.drawing import Picture
 from twinvae.bench.metrics import grade
-from twinvae.bench.places import SUITES
+from twinvae.bench.places import SUITES, alone
 from twinvae.bench.records import Key, RunData
 from twinvae.bench.verdicts import DTYPES, Departure, Verdict, counts, first_departures, incomparable, number, place
 
@@ -74,11 +74,11 @@ def suite_page(judged: Judged, pictures: Sequence[Picture]) -> str:
     return template.render(judged=judged, run=judged.data.run, pictures=pictures, **tables)
 
 
-def index_page(platform: str, suites: Sequence[Judged], others: Sequence[str] = ()) -> str:
+def index_page(platform: str, suites: Sequence[Judged], others: Mapping[str, str] = {}) -> str:
     """The platform's first page.
 
     Args:
-        others: pages that are not of these runs.
+        others: pages that are not of these runs, and the commits that they are of.
     """
     worst_first = sorted(suites, key=lambda judged: (not judged.failed, judged.suite))
     return _TEMPLATES.get_template("index.md.j2").render(platform=platform, suites=worst_first, others=others)
@@ -195,7 +195,7 @@ def rerun_commands(judged: Judged) -> list[str]:
     options = judged.data.run.options
     tests = dict.fromkeys(v.record.test for v in judged.failing[:FAILING_ROWS] if v.record and v.record.test)
     commands = [failure.rerun for failure in judged.data.failures[:FAILURES]]
-    commands += [shlex.join(["pytest", test, *options]) for test in tests]
+    commands += [alone(test, options) for test in tests]
     return list(dict.fromkeys(commands))
 
 
@@ -303,6 +303,7 @@ def provenance_table(judged: Judged) -> str:
     rows = [
         ["date", run.date],
         ["commit", run.commit],
+        ["code of ports", ", ".join(f"{name} {code}" for name, code in run.sources.items() if code != run.commit)],
         ["versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())],
         ["device", f"{run.device}, {run.cores} cores (machine {run.machine})"],
         ["weights", run.weights],

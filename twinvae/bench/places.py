@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +19,7 @@ def _suites() -> Path:
 
 SUITES = _suites()
 ROOT = SUITES.parent  # of the checkout, or of what is installed
+CHECKOUT = ROOT if (ROOT / "pyproject.toml").is_file() else None
 BASELINES = ROOT / "baselines"
 LOCAL_REPORTS = Path("reports") / "local"  # below where a run is started; git ignores it
 
@@ -24,6 +27,20 @@ LOCAL_REPORTS = Path("reports") / "local"  # below where a run is started; git i
 def suite_names() -> list[str]:
     """Every suite: a folder of `suites` that holds tests."""
     return sorted({test.parent.name for test in SUITES.glob("*/test_*.py")})
+
+
+def files_of(suite: str) -> set[Path]:
+    """The files with a suite's tests."""
+    return set((SUITES / suite).glob("test_*.py"))
+
+
+def alone(test: str, options: Sequence[str]) -> str:
+    """The command that runs one test of a suite, in a checkout or with what is installed."""
+    if CHECKOUT:
+        return shlex.join(["pytest", test, *options])
+    backend = next((option.partition("=")[2] for option in options if option.startswith("--backend=")), "BACKEND")
+    others = [option for option in options if not option.startswith("--backend=")]
+    return shlex.join(["twinvae", "check", backend, *others, "--", test])
 
 
 def suite_of(path: Path) -> str | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import shlex
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,19 +15,20 @@ from rich.console import Console
 from twinvae.bench import provenance
 from twinvae.bench.clips import read_clip
 from twinvae.bench.options import OPTIONS, Model, Options, check_clip
-from twinvae.bench.places import SUITES, suite_of
+from twinvae.bench.places import alone, files_of, suite_of
 from twinvae.bench.records import Record, RunFile, Selection
 from twinvae.bench.report import Summary, write_report
 from twinvae.bench.verdicts import judge, number
 
 FILES = pytest.StashKey[dict[str, RunFile]]()
 SUMMARY = pytest.StashKey[Summary]()
-DESELECTED = pytest.StashKey[bool]()
+HELD = pytest.StashKey[dict[Path, set[str]]]()  # the tests of each file, by node id, whatever is left of them
+TRIED = pytest.StashKey[set[str]]()  # the tests that ran, or were skipped or broken before they could
 PAST = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[FILES], config.stash[DESELECTED] = {}, False
+    config.stash[FILES], config.stash[HELD], config.stash[TRIED] = {}, {}, set()
 
 
 # Before the tests
@@ -52,14 +53,20 @@ def _large_models_last(item: pytest.Item) -> tuple[Any, ...]:
     return (1, model.label, -len(dtype), dtype, values.get("backend", ""), values.get("mode", ""))
 
 
-def pytest_deselected(items: list[pytest.Item]) -> None:
-    if items:
-        items[0].config.stash[DESELECTED] = True
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """Innermost, so that what other plugins leave out of a file, as --lf does, still counts as held by it."""
+    report = yield
+    if isinstance(collector, pytest.Module) and report.passed:
+        tests = {node.nodeid for node in report.result if isinstance(node, pytest.Item)}
+        collector.config.stash[HELD].setdefault(collector.path, set()).update(tests)
+    return report
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    run_file(item)
+    if not item.config.option.setuponly:  # with --setup-plan, too, nothing is measured
+        run_file(item)
 
 
 def run_file(item: pytest.Item) -> RunFile | None:
@@ -101,6 +108,7 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
         selection=Selection(backends=options.backends, modes=options.modes, dtypes=options.dtypes, presets=presets),
         options=options.given,
         storage=_saved_runs(session.config),
+        given_commit=options.commit,
         nan_input=options.clip is not None and bool(np.isnan(read_clip(options.clip, frames, 64, 64)).any()),
     )
 
@@ -133,11 +141,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report = yield
+    if report.when == "call" or not report.passed:
+        item.config.stash[TRIED].add(item.nodeid)
     file = item.config.stash[FILES].get(suite_of(item.path) or "")
     if file and report.failed:
         fields = axis_fields(item)
         fields.pop("preset", None)
-        rerun = shlex.join(["pytest", item.nodeid, *item.config.stash[OPTIONS].given])
+        rerun = alone(item.nodeid, item.config.stash[OPTIONS].given)
         file.failure(item.nodeid, _first_line(call, report), rerun, case=item.originalname, **fields)
     return report
 
@@ -161,7 +171,9 @@ def _first_line(call: pytest.CallInfo[None], report: pytest.TestReport) -> str:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     files = session.config.stash.get(FILES, {})
     for suite, file in files.items():
-        file.end(is_complete(session, suite, int(exitstatus)), int(exitstatus))
+        held, tried = session.config.stash[HELD], session.config.stash[TRIED]
+        ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        file.end(ended and is_complete(files_of(suite), held, tried), int(exitstatus))
     if files:
         options = session.config.stash[OPTIONS]
         summary = write_report(options.report_dir, options.baseline_dir, options.platform, tuple(files))
@@ -170,15 +182,15 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def is_complete(session: pytest.Session, suite: str, exitstatus: int) -> bool:
-    """Whether all of a suite was asked for and ran to its end: nothing deselected, ignored or interrupted."""
-    config, option = session.config, session.config.option
-    if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or session.shouldstop or session.shouldfail:
-        return False
-    if config.stash[DESELECTED] or option.ignore or option.ignore_glob or getattr(option, "lf", False):
-        return False
-    folders = [config.invocation_params.dir.joinpath(name).resolve() for name in config.args if "::" not in name]
-    return any((SUITES / suite).is_relative_to(folder) for folder in folders)
+def is_complete(files: set[Path], held: Mapping[Path, set[str]], tried: set[str]) -> bool:
+    """Whether every test that the options leave in a suite's files was tried, however a run was cut down.
+
+    Args:
+        files: of the suite.
+        held: the tests of each file that was collected; a file that was left out, or skipped whole, has none.
+        tried: the tests that ran, or were skipped or broken before they could.
+    """
+    return all(held.get(file) and held[file] <= tried for file in files)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

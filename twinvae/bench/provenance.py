@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import platform as host
 import re
@@ -17,9 +18,15 @@ import jax
 import psutil
 
 from twinvae.bench.aot.libtpu import chip_of
+from twinvae.bench.places import CHECKOUT
 from twinvae.bench.records import Run, Selection
 from twinvae.jax.chips import TPUS, platform_name
+from twinvae.registry import installed
 
+CHANGES, UNKNOWN = "+changes", "unknown"
+COMMIT = "TWINVAE_COMMIT"  # the environment variable that gives it where git does not
+# What a run writes, and what is accepted of it, is no source of the next.
+WRITTEN = (":(top,exclude)reports/*/*", ":(top,exclude)baselines")
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "torchax", "diffusers", "numpy")
 
 
@@ -34,6 +41,7 @@ def collect(
     options: Sequence[str] = (),
     nan_input: bool = False,
     storage: str = "",
+    given_commit: str | None = None,
 ) -> Run:
     """Describe this run.
 
@@ -41,6 +49,7 @@ def collect(
         platform: as from `detect_platform`.
         weights, clip: labels that stay the same when the same input is used again.
         options: the suite options that were given on the command line, to run a case again.
+        given_commit: the commit, where git does not know it.
     """
     processor, chip = _processor(), chip_of(platform)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -48,12 +57,14 @@ def collect(
     if chip:
         device = f"no TPU: its compiler for {TPUS[chip].topology}"
     memory = round(psutil.virtual_memory().total / 2**30)
+    ours = commit(given_commit)
     traits = f"{processor}|{_generation()}|{cores}|{memory}|{device}|{jax.device_count()}"
     return Run(
         suite=suite,
         platform=platform,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=commit(),
+        commit=ours,
+        sources={name: source_of(name, ours) for name in selection.backends},
         versions=_versions((*PACKAGES, "libtpu") if chip else PACKAGES),
         device=device,
         cores=cores,
@@ -103,16 +114,53 @@ def _generation() -> str:
     return "/".join(match[1] for match in found if match)
 
 
-def commit() -> str:
-    """The commit of the checkout, with "+changes" where sources differ; what reports write does not count."""
+def commit(given: str | None = None) -> str:
+    """The commit of the checkout, with "+changes" where sources differ; what reports write does not count.
 
-    def git(*arguments: str) -> str:
-        root = Path(__file__).parent
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    Where git does not know it, in an installed wheel or an exported tree: the one given, or that of TWINVAE_COMMIT.
+    """
+    return git_commit() or given or os.environ.get(COMMIT) or UNKNOWN
 
+
+def git_commit() -> str | None:
+    """What git says of the checkout that this is part of; None where it is none, even inside another repository."""
+    top = _git(CHECKOUT, "rev-parse", "--show-toplevel") if CHECKOUT else None
+    return _head(CHECKOUT, *WRITTEN) if top and Path(top).resolve() == CHECKOUT else None
+
+
+def source_of(backend: str, ours: str) -> str:
+    """Which code a backend is: our own is of our commit, a port of its repository's, or of a digest of its sources."""
+    point = installed()[backend]
+    if point.dist is not None and point.dist.name == "twinvae":
+        return ours
+    file = Path(importlib.util.find_spec(point.module).origin)
+    if _git(file.parent, "ls-files", "--error-unmatch", "--", file.name):
+        return _head(file.parent) or UNKNOWN
+    package = importlib.util.find_spec(point.module.partition(".")[0])
+    folder = Path(package.origin).parent if package.submodule_search_locations else None
+    return digest(sorted(folder.rglob("*.py")) if folder else [file])
+
+
+def digest(files: Sequence[Path]) -> str:
+    """A short digest of files, names and contents."""
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return f"sha256:{found.hexdigest()[:12]}"
+
+
+def _head(folder: Path, *left_out: str) -> str | None:
+    head, changed = (
+        _git(folder, "rev-parse", "--short=12", "HEAD"),
+        _git(folder, "status", "--porcelain", "--", ":/", *left_out),
+    )
+    return None if head is None or changed is None else head + CHANGES * bool(changed)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git answers; None where there is no git, or no repository."""
     try:
-        head = git("rev-parse", "--short=12", "HEAD")
-        changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)reports/*/*", ":(top,exclude)baselines")
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+changes" if changed else "")
+        return None
+    return done.stdout.strip()

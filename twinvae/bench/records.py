@@ -38,6 +38,8 @@ class Run(_Line):
 
     Attributes:
         commit: the checkout's commit, with "+changes" behind it where files differ from it.
+        sources: of each backend measured, which code it was: ours is of `commit`; a port's own repository's commit, or
+            a digest of its sources. Runs of before this was written down have none.
         device: the accelerator or processor by name.
         machine: a fingerprint; times are compared between runs with the same one only.
         weights, clip: labels; values are compared between runs with the same labels and seed only.
@@ -51,6 +53,7 @@ class Run(_Line):
     platform: str
     date: str
     commit: str
+    sources: dict[str, str] = {}
     versions: dict[str, str]
     device: str
     cores: int

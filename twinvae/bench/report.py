@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,6 @@ from twinvae.bench.files import write_whole
 from twinvae.bench.pages import Judged, badness, by_backend_and_dtype, case, headline, index_page, suite_page
 from twinvae.bench.records import read_run
 from twinvae.bench.verdicts import STATUSES, counts, judge_run, number
-
-__all__ = ["Summary", "judge_suites", "write_report"]
 
 
 class Summary(NamedTuple):
@@ -63,8 +62,18 @@ def write_report(report_dir: Path, baseline_dir: Path, platform: str, chosen: Co
         OSError: the report folder cannot be written.
     """
     suites = judge_suites(report_dir, baseline_dir, platform)
-    folder = Path(report_dir) / platform
     ours = [judged for judged in suites if chosen is None or judged.suite in chosen]
+    index = write_pages(ours, suites, Path(report_dir) / platform)
+    lines = tuple(f"{judged.suite}: {headline(judged)}" for judged in ours)
+    return Summary(any(judged.failed for judged in ours), _table(ours), lines, index)
+
+
+def write_pages(ours: Sequence[Judged], listed: Sequence[Judged], folder: Path) -> Path:
+    """Write pages and figures into a platform's folder, and its index of all that are listed; return the index.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     for judged in ours:
         pictures = draw(judged.data, judged.verdicts)
         for picture in pictures:
@@ -74,11 +83,16 @@ def write_report(report_dir: Path, baseline_dir: Path, platform: str, chosen: Co
             if stale.name not in drawn:
                 stale.unlink()
         write_whole(folder / f"{judged.suite}.md", suite_page(judged, pictures))
-    names = {judged.suite for judged in suites}
-    others = sorted({page.stem for page in folder.glob("*.md")} - names - {"index"})
-    write_whole(folder / "index.md", index_page(platform, suites, others))
-    lines = tuple(f"{judged.suite}: {headline(judged)}" for judged in ours)
-    return Summary(any(judged.failed for judged in ours), _table(ours), lines, folder / "index.md")
+    names = {judged.suite for judged in listed} | {"index"}
+    others = {page.stem: commit_on(page) for page in sorted(folder.glob("*.md")) if page.stem not in names}
+    write_whole(folder / "index.md", index_page(folder.name, listed, others))
+    return folder / "index.md"
+
+
+def commit_on(page: Path) -> str:
+    """The commit that a page names first; empty where it names none."""
+    found = re.search(r"\bcommit ([0-9a-f]{7,40}(?:\+changes)?)", page.read_text(encoding="utf-8"))
+    return found[1] if found else ""
 
 
 def _table(suites: list[Judged]) -> Table:

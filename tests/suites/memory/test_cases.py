@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from suites.memory import test_frontier
-from suites.memory.__main__ import main, runs
+from suites.memory.__main__ import app as memory
+from suites.memory.__main__ import runs
 from suites.memory.cases import Case
 from suites.memory.frontier import (
     CODE,
@@ -24,6 +25,7 @@ from suites.memory.frontier import (
     smaller,
     write_row,
 )
+from suites.memory.frontier import app as frontier
 from suites.memory.lowered import Progress
 from suites.memory.pieces import input_shape, peak, pieces, weight_bytes
 from suites.memory.search import largest
@@ -364,5 +366,43 @@ def test_the_input_of_a_case_is_that_of_its_clip():
 @pytest.mark.parametrize("option", ["--confirm", "--curve"])
 def test_an_option_of_the_frontier_without_one_is_refused_and_not_ignored(option, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main([option])
+        memory([option])
     assert f"--frontier v6e {option}" in capsys.readouterr().err
+
+
+def test_chips_are_explored_and_compiled_for_and_the_rest_goes_to_pytest(monkeypatch):
+    ran = []
+    monkeypatch.setattr("suites.memory.__main__.installed", lambda: "1")
+    monkeypatch.setattr("suites.memory.__main__.run", lambda *arguments: ran.append(arguments) or 0)
+    options = ["--aot", "v6e", "--frontier", "v6e,v5e", "--confirm", "--curve"]
+    with pytest.raises(SystemExit, match="0"):
+        memory([*options, "--dtype", "bfloat16", "-k", "chips", "-x"])
+    rest = ("--dtype", "bfloat16", "-k", "chips", "-x")
+    assert ran == [
+        ("suites.memory.frontier", "v6e", "v5e", "--confirm", "--curve"),
+        ("pytest", "suites/memory", "--aot", "v6e", *rest),
+        ("pytest", "suites/memory", "--platform", "tpu-v5e-aot", *rest),
+    ]
+
+
+@pytest.mark.parametrize("option", ["--aot", "--frontier"])
+@pytest.mark.parametrize("names", ["v9", "v6e,v9", ",", ""])
+def test_an_unknown_chip_is_refused_by_name(option, names, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        memory([option, names])
+    assert f"{option} {names}: choose from v5e, v6e" in capsys.readouterr().err
+
+
+def test_a_frontier_is_of_the_goals_and_ways_that_are_named(monkeypatch, tmp_path, capsys):
+    asked = []
+    monkeypatch.setattr("suites.memory.frontier.installed", lambda: "1")
+    monkeypatch.setattr("suites.memory.frontier.explore", lambda *given: asked.append(given))
+    named = ["--goal", GOALS[1].name, "--form", "tiled", "--form", "one program", "--curve"]
+    with pytest.raises(SystemExit, match="0"):
+        frontier(["v5e", "v5p", *named, "--baseline-dir", str(tmp_path)])
+    (chip, folder, _, *rest), (other, *_) = asked
+    assert (chip, other, folder) == ("v5e", "v5p", tmp_path)
+    assert rest == [[GOALS[1]], ["one program", "tiled"], False, True]
+    with pytest.raises(SystemExit, match="2"):
+        frontier(["v9"])
+    assert "unknown chip v9: choose from v5e" in capsys.readouterr().err

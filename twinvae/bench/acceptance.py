@@ -1,0 +1,113 @@
+"""Accepting a run's numbers as the baseline: what that changes, and what speaks against it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from twinvae.bench.baselines import Change, baseline_path, changed_inputs, difference, updated, write_baseline
+from twinvae.bench.pages import Judged, many
+from twinvae.bench.provenance import CHANGES, COMMIT, UNKNOWN
+from twinvae.bench.records import RunData
+from twinvae.bench.verdicts import judge, number
+
+MOST_SHOWN = 20
+
+
+def accept(judged: Judged, baseline_dir: Path, yes: bool = False, force: bool = False) -> int:
+    """Show what a run changes in its baseline, and write that where somebody agrees.
+
+    Args:
+        yes: do not ask.
+        force: accept failures, too; never a part of a suite, nor code that nobody can find again.
+    Returns:
+        An exit status: 0, or 2 where nothing could be written.
+    """
+    run = judged.data.run
+    path = baseline_path(baseline_dir, run.platform, run.suite)
+    new = updated(judged.baseline, judged.data)
+    print(f"\n{path}: the run of {run.date}, commit {run.commit}")
+    print(*difference_lines(judged, difference(judged.baseline, new)), sep="\n")
+    barred, failures = unfit(judged.data), [] if force else failing(judged)
+    if barred or failures:
+        advice = [] if barred else ["Run the suite again, or accept it as it is with --force."]
+        print("Not accepted:", *barred, *failures, *advice, sep="\n  ")
+        return 2
+    if (agreed := yes or asked("Accept this as the baseline?")) is None:
+        return 2
+    if agreed:
+        write_baseline(path, new)
+        print(f"Wrote {path}: {len(new.entries):,} values.")
+    return 0
+
+
+def asked(question: str) -> bool | None:
+    """What somebody at the terminal says; None where there is nobody to ask. A no is said to have written nothing."""
+    if not sys.stdin.isatty():
+        print("Nothing written: nobody to ask. Add --yes to agree.")
+        return None
+    agreed = input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    if not agreed:
+        print("Nothing written.")
+    return agreed
+
+
+def unfit(data: RunData) -> list[str]:
+    """Why a run can be neither a baseline nor a published page: nobody could measure the same again."""
+    reasons, run = [], data.run
+    if data.interrupted:
+        reasons.append("The run was interrupted: run the suite again, to its end.")
+    elif not data.complete:
+        reasons.append("Only a part of the suite was run: run all that --backend, --dtype and the like leave of it.")
+    if run.commit == UNKNOWN:
+        reasons.append(f"Its commit is not known: run in a git checkout, or give --commit ID (or set {COMMIT}).")
+    for what, commit in {"TwinVAE": run.commit, **run.sources}.items():
+        if commit.endswith(CHANGES) and (what == "TwinVAE" or commit != run.commit):
+            reasons.append(f"It is of uncommitted code of {what}, {commit}: commit, and run the suite again.")
+    return reasons
+
+
+def failing(judged: Judged) -> list[str]:
+    """Why a run that is whole should all the same not become the baseline."""
+    reasons = []
+    if judged.data.failures:
+        reasons.append(f"{many(len(judged.data.failures), 'test')} failed; the first: {judged.data.failures[0].test}")
+    past = [v for v in judged.verdicts if v.record and judge(v.record).failing]
+    if past:
+        reasons.append(f"{many(len(past), 'value')} past a limit, which no baseline changes; the first: {past[0].key}")
+    return reasons
+
+
+def difference_lines(judged: Judged, changes: Sequence[Change]) -> list[str]:
+    """What accepting the run changes: new and removed values counted, changed ones listed, the largest first."""
+    if not changes:
+        return ["  no value changes"]
+    inputs = changed_inputs(judged.baseline.runs, judged.data.run) if judged.baseline else []
+    lines = [f"  {change}" for change in inputs]
+    for word, sign, chosen in (
+        ("new", "+", [change for change in changes if change.before is None]),
+        ("removed", "-", [change for change in changes if change.after is None]),
+    ):
+        groups = Counter((c.key.metric, c.key.backend, c.key.dtype) for c in chosen)
+        lines += [f"  {sign} {count:4} {word}: {' '.join(filter(None, key))}" for key, count in sorted(groups.items())]
+    changed = sorted((c for c in changes if c.before and c.after), key=lambda c: (-_size(c), c.key))
+    for change in changed[:MOST_SHOWN]:
+        before, after = change.before.value, change.after.value
+        factor = f" ({after / before:.3g}x)" if before and after is not None else ""
+        lines.append(f"  ~ {change.key}: {number(before)} -> {number(after)}{factor}")
+    if len(changed) > MOST_SHOWN:
+        lines.append(
+            f"  ~ and {len(changed) - MOST_SHOWN} more that change less, at most {_size(changed[MOST_SHOWN]):.3g}x"
+        )
+    return lines
+
+
+def _size(change: Change) -> float:
+    """By what factor a value changed, up or down; infinite where there is no factor to give."""
+    before, after = change.before.value, change.after.value
+    if not before or not after or not math.isfinite(before) or not math.isfinite(after) or before * after < 0:
+        return math.inf
+    return max(after / before, before / after)

@@ -1,0 +1,296 @@
+"""The command `twinvae` and its subcommands; others register under the entry-point group `twinvae.commands`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+import twinvae
+from twinvae.bench.acceptance import accept
+from twinvae.bench.checking import run_suites, suite_options
+from twinvae.bench.environment import prepare_jax
+from twinvae.bench.pages import Judged
+from twinvae.bench.places import BASELINES, CHECKOUT, LOCAL_REPORTS, suite_names
+from twinvae.bench.publishing import publish as publish_pages
+from twinvae.bench.report import judge_suites, write_report
+from twinvae.frames import latent_count
+from twinvae.jax.chips import TPUS
+from twinvae.registry import installed
+
+GROUP = "twinvae.commands"
+STATUS = "Exit status: 0 well; 1 something got worse, failed, or does not fit; 2 nothing could be done."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 well, 1 something got worse or failed, 2 nothing could be done."""
+    try:
+        app(args=arguments, prog_name="twinvae")
+    except SystemExit as end:
+        return int(end.code or 0)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+class Commands(TyperGroup):
+    """Our own subcommands, and those that others register; one of theirs that is broken breaks no other."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*self.commands, *sorted(registered().keys() - self.commands.keys())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        point = registered().get(cmd_name)
+        return self.commands.get(cmd_name) or (point and command_of(point))
+
+
+def registered() -> dict[str, EntryPoint]:
+    """Commands of others, a typer app or a function each, not loaded yet."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def command_of(point: EntryPoint) -> Any:
+    """The command of an entry point; where it cannot be loaded, one that says why."""
+    try:
+        found = point.load()
+        command = typer.main.get_command(found if isinstance(found, typer.Typer) else _alone(found))
+    except Exception as error:
+        why = f"{point.name} cannot be loaded from {point.value}: {type(error).__name__}: {error}"
+
+        def broken() -> None:
+            print(why, file=sys.stderr)
+            raise typer.Exit(2)
+
+        broken.__doc__ = why
+        command = typer.main.get_command(_alone(broken, allow_extra_args=True, ignore_unknown_options=True))
+    command.name = point.name
+    return command
+
+
+def _alone(function: Callable[..., Any], **settings: bool) -> typer.Typer:
+    """A typer app of one function."""
+    alone = typer.Typer(add_completion=False)
+    alone.command(context_settings=settings)(function)
+    return alone
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, epilog=STATUS,
+    help="Is a JAX port of CogVideoX's video VAE right, fast and lean? Suites that hold it to diffusers on PyTorch.",
+)  # fmt: skip
+
+
+def _starting_with(*names: str) -> Callable[[str], list[str]]:
+    """Completion of a list of names that commas separate."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in names if name.startswith(last)]
+
+    return complete
+
+
+Suites = Annotated[
+    list[str] | None,
+    typer.Argument(help="default: all that have a run", autocompletion=_starting_with(*suite_names())),
+]  # fmt: skip
+Platform = Annotated[str | None, typer.Option(metavar="NAME", help="default: every platform that has a run")]
+ReportDir = Annotated[Path, typer.Option(metavar="DIR", help="where the runs' records are")]
+BaselineDir = Annotated[Path | None, typer.Option(metavar="DIR", help="where baselines are (default: baselines)")]
+Yes = Annotated[bool, typer.Option("--yes", help="write without asking")]
+
+
+def check(
+    backend: Annotated[
+        str,
+        typer.Argument(
+            help="what to check, such as flax; several: flax,torchax",
+            autocompletion=_starting_with(*installed()),
+        ),
+    ],
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PYTEST",
+            help="after --, arguments for pytest, such as -k posterior, or a test: suites/parity/test_vae.py::test_x",
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help=f"of {', '.join(suite_names())}, separated by commas (default: all)",
+            autocompletion=_starting_with(*suite_names()),
+        ),
+    ] = None,
+    **given: Any,
+) -> None:
+    """Run the suites on a backend, compare with the baselines, and write pages to ./reports/local/PLATFORM/."""
+    prepare_jax()
+    suites = suite_names() if suite is None else [name.strip() for name in suite.split(",") if name.strip()]
+    options = {name.replace("_", "-"): value for name, value in given.items()}
+    status = run_suites(suites, {"backend": backend, **options}, more or ())
+    raise typer.Exit(status if status in (0, 1) else 2)
+
+
+_own = inspect.signature(check, eval_str=True).parameters
+check.__signature__ = inspect.Signature([
+    *(parameter for name, parameter in _own.items() if name != "given"),
+    *(option.parameter for option in suite_options() if option.name != "--backend"),
+])  # fmt: skip
+app.command(epilog=STATUS)(check)
+
+
+@app.command(epilog=STATUS)
+def plan(
+    clip: Annotated[
+        str, typer.Argument(metavar="CLIP", help="frames x height x width of the video, such as 81x480x720")
+    ],
+    backend: Annotated[str, typer.Option(metavar="NAME", help="whose forms to choose from")] = "flax",
+    operation: Annotated[str, typer.Option(metavar="NAME", help="decode or encode")] = "decode",
+    preset: Annotated[str, typer.Option(metavar="NAME", help=f"of {', '.join(twinvae.PRESETS)}")] = "cogvideox-2b",
+    weights: Annotated[str | None, typer.Option(metavar="PATH", help="a diffusers folder or hub id instead")] = None,
+    subfolder: Annotated[str | None, typer.Option(metavar="NAME", help="the VAE's folder inside --weights")] = None,
+    dtype: Annotated[str, typer.Option(metavar="NAME", help="of weights and activations")] = "bfloat16",
+    chip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"of {', '.join(TPUS)}, by the TPU compiler (default: this machine's device)"
+        ),
+    ] = None,
+    devices: Annotated[int, typer.Option(metavar="N", min=1, help="of the chip's host that share a frame's rows")] = 1,
+    memory_budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="such as 16GiB (default: what the device has)")
+    ] = None,
+    tiling: Annotated[bool, typer.Option("--tiling", help="in diffusers' tiles from the start")] = False,
+) -> None:
+    """Does a clip fit a device, and in which form? Compiles programs, the fastest first: minutes for large ones."""
+    prepare_jax()
+    frames, height, width = _clip(clip)
+    if operation not in ("decode", "encode"):
+        raise ValueError(f"--operation {operation}: expected decode or encode")
+    if chip is not None and chip not in TPUS:
+        raise ValueError(f"--chip {chip}: unknown chip; choose one of {', '.join(TPUS)}")
+    if chip is None and devices > 1:
+        raise ValueError(f"--devices {devices}: they are devices of a chip; name it, as in --chip v6e")
+    vae = twinvae.load(backend, weights=weights, subfolder=subfolder, preset=preset, dtype=dtype,
+                       memory_budget=memory_budget)  # fmt: skip
+    if tiling:
+        vae.enable_tiling()
+    config, shape = vae.config, (1, frames, height, width, vae.config.in_channels)
+    if operation == "decode":
+        latents = latent_count(frames, vae.num_sample_frames_batch_size, config.temporal_levels)
+        sides = (side // config.spatial_compression for side in (height, width))
+        shape = (1, latents, *sides, config.latent_channels)
+    try:
+        print(vae.plan(shape, operation, _sharding(chip, devices)))
+    except MemoryError as error:
+        print(error)
+        raise typer.Exit(1) from None
+
+
+def _clip(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", text):
+        raise ValueError(f"{text}: expected frames x height x width of the video, such as 81x480x720")
+    return tuple(map(int, text.split("x")))
+
+
+def _sharding(chip: str | None, devices: int) -> Any:
+    """Where a program is to run; None for this machine's own device."""
+    if chip is None:
+        return None
+    from twinvae.bench.aot.tpu_compiler import sharding_on
+
+    try:
+        return sharding_on(chip, devices)
+    except RuntimeError as error:  # libtpu is missing, or another process holds it
+        raise ValueError(str(error)) from None
+
+
+@app.command(epilog=STATUS)
+def report(platform: Platform = None, report_dir: ReportDir = LOCAL_REPORTS, baseline_dir: BaselineDir = None) -> None:
+    """Write the pages of the last run of every suite again."""
+    worse = False
+    for name in _platforms(platform, report_dir):
+        summary = write_report(report_dir, baseline_dir or BASELINES, name)
+        Console().print(summary.table)
+        print(*summary.lines, f"pages: {summary.index}", sep="\n")
+        worse = worse or summary.failed
+    raise typer.Exit(int(worse))
+
+
+@app.command(epilog=STATUS)
+def baseline(
+    suites: Suites = None, platform: Platform = None, yes: Yes = False,
+    force: Annotated[bool, typer.Option("--force", help="accept a run that has failures")] = False,
+    report_dir: ReportDir = LOCAL_REPORTS, baseline_dir: BaselineDir = None,
+) -> None:  # fmt: skip
+    """Show what the last runs change in the baselines, and accept it: complete runs of committed code alone."""
+    if baseline_dir is None and CHECKOUT is None:
+        raise ValueError(
+            "the baselines that are installed are not changed: give --baseline-dir DIR for your own, which "
+            "`twinvae check --baseline-dir DIR` then compares with"
+        )
+    folder = baseline_dir or BASELINES
+    runs = _runs(suites, platform, report_dir, folder)
+    raise typer.Exit(
+        max(accept(judged, folder, yes, force) for judged_suites in runs.values() for judged in judged_suites)
+    )
+
+
+@app.command(epilog=STATUS)
+def publish(
+    suites: Suites = None, platform: Platform = None, yes: Yes = False,
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="default: the checkout's reports")] = None,
+    report_dir: ReportDir = LOCAL_REPORTS, baseline_dir: BaselineDir = None,
+) -> None:  # fmt: skip
+    """Write the last runs' pages to reports/PLATFORM/: complete runs alone, all of one commit."""
+    if to is None and CHECKOUT is None:
+        raise ValueError("pages are published in a checkout, and this is none: give --to DIR for a folder of your own")
+    runs = _runs(suites, platform, report_dir, baseline_dir or BASELINES)
+    raise typer.Exit(publish_pages(runs, to or CHECKOUT / "reports", yes))
+
+
+@app.command(epilog=STATUS)
+def backends() -> None:
+    """List the backends that are installed: ours, and ports that register under the group twinvae.backends."""
+    table = Table("backend", "module", "installed by")
+    for name in twinvae.backends():
+        point = installed()[name]
+        table.add_row(name, point.value, f"{point.dist.name} {point.dist.version}" if point.dist else "")
+    Console().print(table)
+
+
+def _platforms(given: str | None, report_dir: Path) -> list[str]:
+    found = [given] if given else sorted({path.parent.parent.name for path in report_dir.glob("*/records/*.jsonl")})
+    if not found:
+        raise FileNotFoundError(f"no records in {report_dir}: run a suite first, such as `nox -s parity`")
+    return found
+
+
+def _runs(
+    suites: list[str] | None, platform: str | None, report_dir: Path, baseline_dir: Path
+) -> dict[str, list[Judged]]:
+    """The last runs of these suites, or of all, by platform.
+
+    Raises:
+        FileNotFoundError: no suite was run.
+        ValueError: a suite was not run, or a file is not valid.
+    """
+    found = {}
+    for name in _platforms(platform, report_dir):
+        judged = judge_suites(report_dir, baseline_dir, name)
+        if unknown := set(suites or ()) - {one.suite for one in judged}:
+            raise ValueError(f"no run of {', '.join(sorted(unknown))} on {name}: run `nox -s {min(unknown)}` first")
+        found[name] = [one for one in judged if not suites or one.suite in suites]
+    return found
