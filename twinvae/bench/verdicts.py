@@ -112,14 +112,12 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
     if comparable and not math.isinf(record.tolerance):
         if record.kind == "exact":
             interval = (stored(record),) * 2
-        factor = record.tolerance if record.tolerance >= 1 else 1 + record.tolerance
-        baseline_used = _used(interval, _bar(before, factor, record), record)
+        allowed = _bar(before, record)
+        baseline_used = _used(interval, allowed, record)
         if baseline_used.best > 1 and doubt:
             return verdict("inconclusive", f"past the baseline, but {doubt}", baseline_used.best)
         if baseline_used.best > 1:
-            return verdict(
-                "regressed", f"the baseline allows {number(_bar(before, factor, record))}", baseline_used.best
-            )
+            return verdict("regressed", f"the baseline allows {number(allowed)}", baseline_used.best)
     bars = [used for used in (limit_used, baseline_used) if used]
     used = max((bar.likely for bar in bars), default=None)
     if any(bar.worst > 1 for bar in bars):
@@ -128,7 +126,7 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
         return verdict("inconclusive", noise if record.sure else record.note, used if record.sure else None)
     if not comparable:
         return verdict(*unknown, used if record.sure else None)
-    if baseline_used and not doubt and _clearly_better(interval, before, factor, record):
+    if baseline_used and not doubt and _clearly_better(interval, before, record):
         return verdict("improved", "", used)
     return verdict("pass", "", used)
 
@@ -156,17 +154,17 @@ def _over(value: float, bar: float, record: Record) -> float:
     return max(share, math.nextafter(1, 2)) if past else min(share, 1.0)
 
 
-def _bar(before: float, factor: float, record: Record) -> float:
+def _bar(before: float, record: Record) -> float:
     """The worst value that a baseline allows."""
     if record.better == "lower":
-        return max(_moved(before, factor), record.floor)
-    return min(_moved(before, 1 / factor), record.floor or math.inf)
+        return max(_moved(before, record.tolerance), record.floor)
+    return min(_moved(before, 1 / record.tolerance), record.floor or math.inf)
 
 
-def _clearly_better(interval: tuple[float, float], before: float, factor: float, record: Record) -> bool:
+def _clearly_better(interval: tuple[float, float], before: float, record: Record) -> bool:
     if record.better == "lower":
-        return max(interval[1], record.floor) < _moved(before, 1 / factor)
-    return min(interval[0], record.floor or math.inf) > _moved(before, factor)
+        return max(interval[1], record.floor) < _moved(before, 1 / record.tolerance)
+    return min(interval[0], record.floor or math.inf) > _moved(before, record.tolerance)
 
 
 def _moved(value: float, factor: float) -> float:
