@@ -18,8 +18,8 @@ Value = Annotated[float, BeforeValidator(lambda value: float(value))]
 def _factor(tolerance: float) -> float:
     if not tolerance >= 1:
         raise ValueError(
-            "a tolerance is a factor of at least 1 by which a value may get worse than its baseline; write 1 for not at "
-            "all, 1.1 for ten per cent, inf for a value that is only shown"
+            "a tolerance is a factor of at least 1 by which a value may get worse than its baseline; write 1 for not "
+            "at all, 1.1 for ten per cent, inf for a value that is only shown"
         )
     return tolerance
 

@@ -38,7 +38,8 @@ def test_a_peak_over_its_ceiling_is_the_verdict(tmp_path):
     records = [Record(**PEAK, case="one batch of 2 latents, one program", shape="8x768x1360", value=12.5, limit=12.0)]
     failed, text = page(tmp_path, AOT, records)
     assert failed
-    assert "got worse" in text.splitlines()[0]
+    assert text.splitlines()[0].endswith(": wrong")
+    assert "1 of 1 value is wrong." in text.splitlines()[2]
     assert "12.50 ✗" in text
 
 

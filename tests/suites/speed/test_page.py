@@ -66,7 +66,7 @@ def speed_records(factor: float = 1.0) -> list[Record]:
         (busy(1.5), "inconclusive"),
         (busy(0.02), "inconclusive"),
         (ratio(1.5, tolerance=math.inf), "pass"),
-        (ratio(1.5, tolerance=math.inf, limit=1.2), "regressed"),
+        (ratio(1.5, tolerance=math.inf, limit=1.2), "wrong"),
         (ratio(1.1, tolerance=math.inf, limit=1.2), "pass"),
     ],
 )
