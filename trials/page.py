@@ -24,7 +24,7 @@ from twinvae.bench.pages import many, shortened, table
 
 PAGE = "faults"
 KINDS = {"value": "faults of values", "cost": "faults of cost"}
-SOAK_STATUSES = ("failed", "regressed", "missing", "inconclusive", "improved")
+SOAK_STATUSES = ("failed", "wrong", "regressed", "missing", "inconclusive", "improved")
 
 
 class Tally(NamedTuple):

@@ -94,7 +94,7 @@ class SoakRun(_Line):
 
     @property
     def false_alarms(self) -> int:
-        return sum(self.counts.get(status, 0) for status in ("regressed", "missing", "failed"))
+        return sum(self.counts.get(status, 0) for status in ("wrong", "regressed", "missing", "failed"))
 
 
 class MutantTrial(_Line):

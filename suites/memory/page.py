@@ -11,7 +11,6 @@ from twinvae.bench.verdicts import Verdict, number
 Rows = tuple[list[str], list[list[str]]]  # headings, and cells
 PEAK, MEASURED = "peak", "measured peak above the idle process"
 PREDICTED, OFF = "compiler's peak above the idle process", "prediction off the measurement by"
-MARKS = {"regressed": " ✗", "needs compiling": " ?"}
 
 
 class Published(NamedTuple):
@@ -57,7 +56,7 @@ def ceiling_table(verdicts: Sequence[Verdict]) -> Rows:
             margin = "" if limit is None or v.value is None else f"{100 * (limit - v.value) / limit:+.0f} %"
             value = "needs compiling" if v.record.pending else "" if v.value is None else f"{v.value:.2f}"
             rows.append([
-                v.key.case, v.key.operation, v.key.shape, v.key.backend, v.key.preset, value + MARKS.get(v.status, ""),
+                v.key.case, v.key.operation, v.key.shape, v.key.backend, v.key.preset, value + v.mark,
                 "" if limit is None else f"{limit:g}", margin, "" if v.before is None else f"{v.before:.2f}",
                 v.record.note,
             ])  # fmt: skip
@@ -79,7 +78,7 @@ def prediction_table(verdicts: Sequence[Verdict]) -> Rows:
         ratio = f"{predicted.value / measured.value:.2f}" if predicted and measured else ""
         over = torch.get(key[:-1])
         rows.append([
-            *key, _mega(predicted), _mega(measured), ratio + (MARKS.get(off.status, "") if off else ""),
+            *key, _mega(predicted), _mega(measured), ratio + (off.mark if off else ""),
             f"{measured.value / over:.2f}" if measured and over else "",
         ])  # fmt: skip
     headings = ["model", "operation", "frames x height x width", "dtype", "backend", "compiler [MB]", "measured [MB]",
@@ -95,7 +94,7 @@ def frontier_table(verdicts: Sequence[Verdict]) -> Rows:
         if v.record and v.record.better == "higher" and v.key.metric.startswith(("most", "largest")):
             goals[v.key.metric] = None
             words = v.record.note.partition(";")[0] or number(v.value)
-            cells.setdefault(v.key.case, {})[v.key.metric] = words + MARKS.get(v.status, "")
+            cells.setdefault(v.key.case, {})[v.key.metric] = words + v.mark
     return ["memory, form", *goals], [[case, *(row.get(goal, "") for goal in goals)] for case, row in cells.items()]
 
 
@@ -104,7 +103,7 @@ def _clip(key: Key) -> tuple[str, ...]:
 
 
 def _mega(verdict: Verdict | None) -> str:
-    return "" if verdict is None else f"{1000 * verdict.value:.0f}" + MARKS.get(verdict.status, "")
+    return "" if verdict is None else f"{1000 * verdict.value:.0f}{verdict.mark}"
 
 
 TABLES = (ceiling_table, frontier_table, prediction_table, published_table)

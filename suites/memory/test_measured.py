@@ -36,11 +36,11 @@ def test_a_clip_takes_what_its_compiler_says_and_no_more_than_it_did(clip_size, 
     fields = {"case": "whole clip", "operation": case.operation, "mode": "eager" if backend == REFERENCE else "jit",
               "shape": case.size}  # fmt: skip
     record(**fields, metric="measured peak above the idle process", value=found["above idle"] / GB, unit="GB",
-           kind="absolute", tolerance=0.1)  # fmt: skip
+           kind="absolute", tolerance=1.1)  # fmt: skip
     if backend == REFERENCE:
         return
     note = f"compiled in {found['compiling']:.0f} s"
-    record(**fields, metric="compiler's peak", value=found["peak"] / GB, unit="GB", tolerance=0.02, of_compiler=True,
+    record(**fields, metric="compiler's peak", value=found["peak"] / GB, unit="GB", tolerance=1.02, of_compiler=True,
            note=note)  # fmt: skip
     predicted = found["predicted above idle"]
     record(**fields, metric="compiler's peak above the idle process", value=predicted / GB, unit="GB",
@@ -60,7 +60,7 @@ def test_a_leaner_form_takes_no_more_than_it_did(operation, model, backend, dtyp
     for form in (WHOLE, ROW_SLABS):
         peak = compiled(vae.lower_step(operation, shape, first=False, form=form)).peak_bytes
         record(case=f"frame batch, {form}", operation=operation, mode="jit", shape="x".join(map(str, shape)),
-               metric="compiler's peak of a frame batch", value=peak / 1e6, unit="MB", tolerance=0.02,
+               metric="compiler's peak of a frame batch", value=peak / 1e6, unit="MB", tolerance=1.02,
                of_compiler=True)  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def _growth_panel(ax: Axes, verdicts: Sequence[Verdict], backends: Sequence[str]
             markersize=3.5,
             linewidth=1.3,
         )
-        departed = next((index for index, v in enumerate(curve) if v.status == "regressed"), None)
+        departed = next((index for index, v in enumerate(curve) if v.failing), None)
         if departed is not None:
             ax.plot(xs, [_drawn(v.before) for v in curve], "--", color=INK, linewidth=0.9)
             ax.plot(xs[departed], _drawn(curve[departed].value), "o", ms=11, mfc="none", mec=ALARM, mew=1.8)
@@ -94,7 +94,7 @@ def _growth_legend(figure: Figure, verdicts: Sequence[Verdict], backends: Sequen
     handles += [
         Line2D([], [], color=INK, ls="", marker=MARKERS[dtype], ms=4, label=dtype) for dtype in present(DTYPES, "dtype")
     ]
-    if any(v.status == "regressed" and v.before is not None for v in verdicts):
+    if any(v.failing and v.before is not None for v in verdicts):
         handles.append(Line2D([], [], color=INK, ls="--", lw=0.9, label="baseline"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
 

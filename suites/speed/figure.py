@@ -161,7 +161,7 @@ def against_baseline(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Pic
     for place, v in enumerate(held):
         look = ALARM if v.failing else colour(contender(v.key.backend, v.key.mode))
         low, high = v.record.interval if v.record.sure and v.record.interval else (v.value, v.value)
-        allowed = 1 + v.record.tolerance if v.record.tolerance < 1 else v.record.tolerance
+        allowed = v.record.tolerance
         ax.barh(place, allowed - 1 / allowed, left=1 / allowed, color=INK, alpha=0.15, height=0.9)
         ax.plot([low / v.before, high / v.before], [place, place], color=look, linewidth=2)
         ax.plot(v.factor, place, "o", color=look, markersize=5, fillstyle="full" if v.record.sure else "none")

@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.runs < 1:
         parser.error(f"--runs {given.runs}: expected a whole number from 1 up")
     console = Console()
-    console.print(f"{FLAX} over {PYTORCH}, {GROUP}; worse by more than {100 * RATIO_TOLERANCE:.0f} % is regressed")
+    console.print(f"{FLAX} over {PYTORCH}, {GROUP}; past {RATIO_TOLERANCE:g} times the baseline is regressed")
     [baseline] = middle_of_processes(lambda process: [_measured(process, CONDITIONS[1])])
     if not baseline.sure:
         console.print(f"no baseline: {baseline.note}")

@@ -70,16 +70,15 @@ def _short(verdict: Verdict | None) -> str:
 
 
 def _with_interval(verdict: Verdict | None) -> str:
-    """A value with its spread, ✗ where it got worse and ? where that cannot be said."""
+    """A value with its spread, ✗ where it is wrong or got worse and ? where that cannot be said."""
     if verdict is None:
         return ""
     if verdict.value is None:
         return verdict.record.note
-    mark = {"regressed": " ✗", "inconclusive": " ?"}.get(verdict.status, "")
     if not verdict.record.sure:
-        return f"{number(verdict.value)} (disturbed){mark}"
+        return f"{number(verdict.value)} (disturbed){verdict.mark}"
     low, high = verdict.record.interval or (verdict.value, verdict.value)
-    return f"{number(float(f'{verdict.value:.3g}'))} ({low:.3g} to {high:.3g}){mark}"
+    return f"{number(float(f'{verdict.value:.3g}'))} ({low:.3g} to {high:.3g}){verdict.mark}"
 
 
 TABLES = (speed_table, history_table, history_notes)

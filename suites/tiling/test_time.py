@@ -62,11 +62,11 @@ def test_tiling_costs_little_more_than_its_overlap(vae, model, backend, dtype, r
     fields = {"case": f"{len(cells)} tiles, {work:.3g} times the pixels", "operation": "decode", "kind": "ratio",
               "shape": "x".join(map(str, latents.shape))}  # fmt: skip
     record(**fields, metric="time over untiled, for each pixel decoded", value=factor.value / work, unit="x",
-           interval=(factor.low / work, factor.high / work), limit=limit, tolerance=0.25, runs=factor.runs,
+           interval=(factor.low / work, factor.high / work), limit=limit, tolerance=1.25, runs=factor.runs,
            note=factor.note)  # fmt: skip
     record(**fields, metric="share of time spent blending", value=np.median(shares), limit=spec.share_limit,
            interval=bootstrapped(lambda rounds: np.median(shares[rounds], axis=-1), np.arange(len(shares))),
-           tolerance=0.5, floor=0.03, runs=len(shares))  # fmt: skip
+           tolerance=1.5, floor=0.03, runs=len(shares))  # fmt: skip
 
 
 def blending_share(vae: twinvae.VideoVAE, run: Callable[[], None]) -> float:

@@ -128,3 +128,19 @@ def test_provenance_names_versions_machine_and_input():
     assert run.device
     assert run.cores >= 1
     assert run.machine == collect("parity", "cpu", **given).machine
+
+
+@pytest.mark.parametrize("tolerance", [1, 1.1, math.inf])
+def test_a_tolerance_is_a_factor_from_one_up(tmp_path, tolerance):
+    data = write_run(tmp_path, [record(tolerance=tolerance)])
+    assert data.records[0].tolerance == tolerance
+
+
+@pytest.mark.parametrize("tolerance", [0, 0.1, 0.99, -1, math.nan])
+def test_a_tolerance_below_one_is_refused_with_how_to_write_it(tolerance):
+    with pytest.raises(ValidationError, match=r"factor of at least 1 .* write 1 for not at all, 1\.1 for ten per cent"):
+        record(tolerance=tolerance)
+
+
+def test_a_record_without_a_tolerance_may_not_get_worse_at_all():
+    assert record().tolerance == 1

@@ -47,9 +47,11 @@ class Judged(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """One word or two, for titles and tables."""
+        """One word or two, for titles and tables: the worst there is."""
+        found = counts(self.verdicts)
         if self.failed:
-            return "got worse"
+            words = {"wrong": "wrong", "regressed": "got worse", "missing": "values missing"}
+            return next((words[status] for status in words if status in found), "tests failed")
         if self.data.interrupted:
             return "interrupted"
         return "nothing got worse" if self.verdicts else "nothing measured"
@@ -91,10 +93,13 @@ def headline(judged: Judged) -> str:
         return "Nothing was measured."
     total = many(len(judged.verdicts), "value")
     if judged.failed:
+        wrong, worse = found.get("wrong", 0), found.get("regressed", 0)
         parts = [
-            f"{found['regressed']} of {total} got worse" if "regressed" in found else "",
+            f"{wrong} of {total} {'is' if wrong == 1 else 'are'} wrong" if wrong else "",
+            f"{worse}{'' if wrong else f' of {total}'} got worse" if worse else "",
             f"{many(found['missing'], 'value')} missing" if "missing" in found else "",
             f"{many(failures, 'test')} failed" if failures else "",
+            f"{found['improved']} improved" if "improved" in found else "",
         ]
         return "; ".join(part for part in parts if part) + "."
     rest = ", ".join(f"{count} {status}" for status, count in found.items())
@@ -186,7 +191,7 @@ def by_backend_and_dtype(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], l
 
 
 def failing_table(judged: Judged, rows: int = FAILING_ROWS) -> str:
-    """What got worse, by how much, and where it starts."""
+    """What fails, by how much, and where it starts."""
     return verdict_table(judged, judged.failing[:rows])
 
 
@@ -286,7 +291,7 @@ def value_tables(judged: Judged) -> list[ValueTable]:
         columns = sorted({(v.key.backend, v.key.mode) for v in verdicts})
         rows: dict[str, dict[tuple[str, str], str]] = {}
         for v in verdicts:
-            rows.setdefault(case(v), {})[v.key.backend, v.key.mode] = _measured(v, with_unit=False) + _mark(v)
+            rows.setdefault(case(v), {})[v.key.backend, v.key.mode] = _measured(v, with_unit=False) + v.mark
         runs = sorted({v.record.runs for v in verdicts})
         title = metric + (f", {dtype}" if dtype else "") + (", block after block" if of_blocks else "")
         title += f" [{unit}]" if unit else ""
@@ -360,10 +365,6 @@ def _measured(verdict: Verdict, with_unit: bool = True) -> str:
 def _movement(verdict: Verdict) -> str:
     before = "" if verdict.before is None else f"{number(verdict.before)} → "
     return before + _measured(verdict)
-
-
-def _mark(verdict: Verdict) -> str:
-    return {"regressed": " ✗", "inconclusive": " ?"}.get(verdict.status, "")
 
 
 def _listed(names: Iterable[str]) -> str:

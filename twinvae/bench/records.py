@@ -9,10 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TextIO
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 # NumPy and JAX scalars are measured values too; NaN and infinities become strings in JSON, which has no word for them.
 Value = Annotated[float, BeforeValidator(lambda value: float(value))]
+
+
+def _factor(tolerance: float) -> float:
+    if not tolerance >= 1:
+        raise ValueError(
+            "a tolerance is a factor of at least 1 by which a value may get worse than its baseline; write 1 for not "
+            "at all, 1.1 for ten per cent, inf for a value that is only shown"
+        )
+    return tolerance
+
+
+Tolerance = Annotated[float, AfterValidator(_factor)]
 
 
 class _Line(BaseModel):
@@ -94,9 +106,9 @@ class Record(_Line):
         better: which direction is; "equal" allows no change at all.
         kind: "exact" is the same on every run of the same versions, "ratio" compares two things timed in turn in one
             run, "absolute" is a time or a throughput.
-        limit: the bar; a value past it is regressed whatever the baseline says.
-        tolerance: how far a value may move from its baseline: a factor from 1 up (2: errors may double), a relative
-            change below 1 (0.1: ten per cent); infinite: the value is shown, and held against no baseline.
+        limit: the bar; a value past it is wrong whatever the baseline says.
+        tolerance: the factor by which a value may get worse than its baseline (1: not at all, 1.1: by ten per cent, 2:
+            errors may double); infinite: the value is shown, and held against no baseline.
         floor: values at least this good are all equal (rounding); 0 for none.
         of_compiler: whether an exact value is comparable only under the same JAX, jaxlib and processor, as what an
             optimiser made of a program is.
@@ -121,7 +133,7 @@ class Record(_Line):
     better: Literal["lower", "higher", "equal"] = "lower"
     kind: Literal["exact", "ratio", "absolute"] = "exact"
     limit: Value | None = None
-    tolerance: float = Field(0.0, ge=0)
+    tolerance: Tolerance = 1.0
     floor: float = 0.0
     of_compiler: bool = False
     interval: tuple[Value, Value] | None = None

@@ -21,7 +21,7 @@ class Summary(NamedTuple):
     """What a platform's report comes to.
 
     Attributes:
-        failed: something got worse, is missing, or a test failed.
+        failed: something is wrong, got worse or is missing, or a test failed.
         table: for a rich console.
         lines: the verdict of each suite in one sentence.
         index: the page to read first.
@@ -55,7 +55,7 @@ def write_report(report_dir: Path, baseline_dir: Path, platform: str, chosen: Co
     """Write a page for every suite that has a run, with its figures, and the platform's index.
 
     Args:
-        chosen: suites to write pages of, and to say whether they got worse; default: all. The index holds all.
+        chosen: suites to write pages of, and to say whether they fail; default: all. The index holds all.
     Raises:
         FileNotFoundError: no suite was run.
         ValueError: a run file or a baseline is not valid; nothing is written then.

@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 from twinvae.bench.baselines import Baseline, Entry, stored
 from twinvae.bench.records import Key, Record, Run, RunData
 
-Status = Literal["regressed", "missing", "needs compiling", "inconclusive", "new", "improved", "pass"]
+Status = Literal["wrong", "regressed", "missing", "needs compiling", "inconclusive", "new", "improved", "pass"]
 STATUSES: tuple[Status, ...] = (
-    "regressed", "missing", "needs compiling", "inconclusive", "new", "improved", "pass",
+    "wrong", "regressed", "missing", "needs compiling", "inconclusive", "new", "improved", "pass",
 )  # fmt: skip
-FAILING = ("regressed", "missing")
+FAILING = ("wrong", "regressed", "missing")
 COMPILER, REFERENCE_PACKAGES = ("jax", "jaxlib"), ("torch", "diffusers")
 DTYPES = ("float64", "float32", "bfloat16")  # in the order in which they show a departure best
 
@@ -25,6 +25,7 @@ class Verdict:
     """What a value is worth.
 
     Attributes:
+        status: "wrong" is past its limit, whatever was before; "regressed" is within it, and past its baseline.
         reason: why, in words; empty for a plain pass.
         record: None where it is missing.
         before: the baseline's value; None without a baseline to compare with.
@@ -41,6 +42,11 @@ class Verdict:
     @property
     def failing(self) -> bool:
         return self.status in FAILING
+
+    @property
+    def mark(self) -> str:
+        """What stands behind the value in a table: ✗ where it fails, ? where nothing can be said."""
+        return " ✗" if self.failing else " ?" if self.status in ("inconclusive", "needs compiling") else ""
 
     @property
     def value(self) -> float | None:
@@ -86,7 +92,7 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
 
     if record.better == "equal":
         if record.limit is not None and record.value != record.limit:
-            return verdict("regressed", f"must be {number(record.limit)}", math.inf)
+            return verdict("wrong", f"must be {number(record.limit)}", math.inf)
         if comparable and record.value != before:
             return verdict("regressed", f"must stay {number(before)}", math.inf)
         return verdict("pass") if comparable else verdict(*unknown)
@@ -94,17 +100,17 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
     if _hopeless(record.value, record):
         found = record.note or ("no value" if record.value is None else "not finite")
         if record.limit is not None:
-            return verdict("regressed", f"{found}, limit {number(record.limit)}", math.inf)
+            return verdict("wrong", f"{found}, limit {number(record.limit)}", math.inf)
         if comparable and _hopeless(before, record):
             return verdict("pass", f"{found}, as in the baseline")
         if comparable or record.value is not None:
-            return verdict("regressed", found, math.inf)
+            return verdict("regressed" if comparable else "wrong", found, math.inf)
         return verdict(*unknown)
 
     interval = record.interval if record.interval and record.kind != "exact" else (record.value, record.value)
     limit_used = None if record.limit is None else _used(interval, record.limit, record)
     if limit_used and limit_used.best > 1:
-        return verdict("regressed", "past its limit", limit_used.best)
+        return verdict("wrong", "past its limit", limit_used.best)
     if comparable and _hopeless(before, record):
         return verdict("improved", "the baseline has no finite value")
 
@@ -112,14 +118,12 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
     if comparable and not math.isinf(record.tolerance):
         if record.kind == "exact":
             interval = (stored(record),) * 2
-        factor = record.tolerance if record.tolerance >= 1 else 1 + record.tolerance
-        baseline_used = _used(interval, _bar(before, factor, record), record)
+        allowed = _bar(before, record)
+        baseline_used = _used(interval, allowed, record)
         if baseline_used.best > 1 and doubt:
             return verdict("inconclusive", f"past the baseline, but {doubt}", baseline_used.best)
         if baseline_used.best > 1:
-            return verdict(
-                "regressed", f"the baseline allows {number(_bar(before, factor, record))}", baseline_used.best
-            )
+            return verdict("regressed", f"the baseline allows {number(allowed)}", baseline_used.best)
     bars = [used for used in (limit_used, baseline_used) if used]
     used = max((bar.likely for bar in bars), default=None)
     if any(bar.worst > 1 for bar in bars):
@@ -128,7 +132,7 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
         return verdict("inconclusive", noise if record.sure else record.note, used if record.sure else None)
     if not comparable:
         return verdict(*unknown, used if record.sure else None)
-    if baseline_used and not doubt and _clearly_better(interval, before, factor, record):
+    if baseline_used and not doubt and _clearly_better(interval, before, record):
         return verdict("improved", "", used)
     return verdict("pass", "", used)
 
@@ -156,17 +160,17 @@ def _over(value: float, bar: float, record: Record) -> float:
     return max(share, math.nextafter(1, 2)) if past else min(share, 1.0)
 
 
-def _bar(before: float, factor: float, record: Record) -> float:
+def _bar(before: float, record: Record) -> float:
     """The worst value that a baseline allows."""
     if record.better == "lower":
-        return max(_moved(before, factor), record.floor)
-    return min(_moved(before, 1 / factor), record.floor or math.inf)
+        return max(_moved(before, record.tolerance), record.floor)
+    return min(_moved(before, 1 / record.tolerance), record.floor or math.inf)
 
 
-def _clearly_better(interval: tuple[float, float], before: float, factor: float, record: Record) -> bool:
+def _clearly_better(interval: tuple[float, float], before: float, record: Record) -> bool:
     if record.better == "lower":
-        return max(interval[1], record.floor) < _moved(before, 1 / factor)
-    return min(interval[0], record.floor or math.inf) > _moved(before, factor)
+        return max(interval[1], record.floor) < _moved(before, 1 / record.tolerance)
+    return min(interval[0], record.floor or math.inf) > _moved(before, record.tolerance)
 
 
 def _moved(value: float, factor: float) -> float:
@@ -247,7 +251,7 @@ def first_departures(verdicts: Iterable[Verdict]) -> list[Departure]:
     """
     departed: dict[tuple[str, ...], dict[str, Verdict]] = {}
     for verdict in sorted(
-        (v for v in verdicts if v.status == "regressed" and v.record.order is not None), key=lambda v: v.record.order
+        (v for v in verdicts if v.failing and v.record and v.record.order is not None), key=lambda v: v.record.order
     ):
         layers = departed.setdefault((*place(verdict.key), verdict.key.case, verdict.key.shape), {})
         layers.setdefault(verdict.key.layer, verdict)

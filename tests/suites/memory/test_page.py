@@ -14,7 +14,7 @@ from twinvae.bench.verdicts import Verdict, judge
 AOT = RUN.model_copy(update={"suite": "memory", "platform": "tpu-v6e-aot"})
 CPU = RUN.model_copy(update={"suite": "memory"})
 COMMON = {"suite": "memory", "backend": "flax", "operation": "decode", "mode": "jit", "preset": "cogvideox-2b"}
-PEAK = COMMON | {"dtype": "bfloat16", "metric": "peak", "unit": "GB", "tolerance": 0.02}
+PEAK = COMMON | {"dtype": "bfloat16", "metric": "peak", "unit": "GB", "tolerance": 1.02}
 
 
 def page(tmp_path, run, records, extra=lambda file: None) -> tuple[bool, str]:
@@ -38,7 +38,8 @@ def test_a_peak_over_its_ceiling_is_the_verdict(tmp_path):
     records = [Record(**PEAK, case="one batch of 2 latents, one program", shape="8x768x1360", value=12.5, limit=12.0)]
     failed, text = page(tmp_path, AOT, records)
     assert failed
-    assert "got worse" in text.splitlines()[0]
+    assert text.splitlines()[0].endswith(": wrong")
+    assert "1 of 1 value is wrong." in text.splitlines()[2]
     assert "12.50 ✗" in text
 
 
@@ -55,7 +56,7 @@ def test_what_needs_compiling_is_said_with_the_command_and_is_no_failure(tmp_pat
 @pytest.mark.parametrize(("off", "failing"), [(0.06, False), (0.4, True)])
 def test_prediction_stands_beside_measurement_and_pytorch(off, failing, tmp_path):
     shared = COMMON | {"dtype": "float32", "case": "whole clip", "shape": "9x96x160", "preset": "tiny"}
-    measured = {"metric": "measured peak above the idle process", "unit": "GB", "kind": "absolute", "tolerance": 0.1}
+    measured = {"metric": "measured peak above the idle process", "unit": "GB", "kind": "absolute", "tolerance": 1.1}
     records = [
         Record(**shared, **measured, value=0.2),
         Record(**shared, metric="compiler's peak above the idle process", value=0.188, unit="GB", tolerance=np.inf),

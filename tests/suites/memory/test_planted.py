@@ -46,7 +46,7 @@ def test_one_more_activation_kept_alive_is_called_regressed(convolve):
     before, after = (peak(convolve, kept) for kept in (False, True))
     activation = 4 * np.prod(SHAPE) / 1e6
     assert after - before == pytest.approx(activation, rel=0.25)
-    row = Record(suite="memory", case="chain", metric="peak", unit="MB", value=after, tolerance=0.02)
+    row = Record(suite="memory", case="chain", metric="peak", unit="MB", value=after, tolerance=1.02)
     verdict = judge(row, Entry(case="chain", metric="peak", value=before))
     assert verdict.status == "regressed"
     assert verdict.reason.startswith("the baseline allows")
