@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -30,10 +30,9 @@ from suites.memory.search import Found, largest
 from suites.memory.stores import compiler_for, sizer_for
 from twinvae.bench.aot.libtpu import CHIPS, INSTALL, expect_no_tpu, installed
 from twinvae.bench.aot.programs import Answer
-from twinvae.bench.files import write_whole
+from twinvae.bench.jsonl import JsonLines
 from twinvae.bench.places import BASELINES
 from twinvae.bench.provenance import commit
-from twinvae.bench.records import describe
 
 BACKEND, PRESET = "flax", "cogvideox-2b"
 FORMS: tuple[Form, ...] = ("one program", "streamed", "tiled")
@@ -180,21 +179,17 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         ValueError: a line that is no row.
     """
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), 1):
-        try:
-            rows.append(Row.model_validate_json(line))
-        except ValidationError as error:
-            raise ValueError(
-                f"{path}, line {number}: {describe(error)}; delete it, and run the frontier again"
-            ) from None
-    return rows
+    return _lines(path).read()
 
 
 def write_row(path: Path, row: Row) -> None:
     """Put a row in its place; the others stay."""
     rows = {one.key: one for one in read_rows(path)} | {row.key: row}
-    write_whole(path, "".join(rows[key].model_dump_json() + "\n" for key in sorted(rows)))
+    _lines(path).write(rows[key] for key in sorted(rows))
+
+
+def _lines(path: Path) -> JsonLines[Row]:
+    return JsonLines(path, Row, "delete it, and run the frontier again", appended=False)
 
 
 def loaded() -> twinvae.VideoVAE:
