@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from twinvae.bench.records import describe
+from twinvae.bench.jsonl import describe
 
 FOLDER = Path(__file__).parent / "catalogue"
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trials.mutation import Mutant, in_one_line, mutants_at, places
 from trials.results import MutantTrial
-from twinvae.bench.records import describe
+from twinvae.bench.jsonl import describe
 
 LIST = "trials/equivalent.toml"  # in the checkout
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from twinvae.bench.records import describe
+from twinvae.bench.jsonl import describe
 
 TRIALS, SOAK, MUTANTS = "faults.jsonl", "soak.jsonl", "mutants.jsonl"
 # What a process under `trials.alarm` is told: the file to write its outcome to, when it was started, the seconds

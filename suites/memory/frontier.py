@@ -19,7 +19,7 @@ from typing import Annotated, NamedTuple
 
 import jax
 import typer
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -31,10 +31,9 @@ from suites.memory.search import Found, largest
 from suites.memory.stores import compiler_for, sizer_for
 from twinvae.bench.aot.libtpu import INSTALL, expect_no_tpu, installed
 from twinvae.bench.aot.programs import Answer
-from twinvae.bench.files import write_whole
+from twinvae.bench.jsonl import JsonLines
 from twinvae.bench.places import BASELINES
 from twinvae.bench.provenance import commit
-from twinvae.bench.records import describe
 from twinvae.jax.chips import TPUS
 
 BACKEND, PRESET = "flax", "cogvideox-2b"
@@ -182,21 +181,17 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         ValueError: a line that is no row.
     """
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), 1):
-        try:
-            rows.append(Row.model_validate_json(line))
-        except ValidationError as error:
-            raise ValueError(
-                f"{path}, line {number}: {describe(error)}; delete it, and run the frontier again"
-            ) from None
-    return rows
+    return _lines(path).read()
 
 
 def write_row(path: Path, row: Row) -> None:
     """Put a row in its place; the others stay."""
     rows = {one.key: one for one in read_rows(path)} | {row.key: row}
-    write_whole(path, "".join(rows[key].model_dump_json() + "\n" for key in sorted(rows)))
+    _lines(path).write(rows[key] for key in sorted(rows))
+
+
+def _lines(path: Path) -> JsonLines[Row]:
+    return JsonLines(path, Row, "delete it, and run the frontier again", appended=False)
 
 
 def loaded() -> twinvae.VideoVAE:

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from twinvae.bench.files import write_whole
-from twinvae.bench.records import Key, Record, Run, RunData, Value, describe
+from twinvae.bench.jsonl import describe
+from twinvae.bench.records import Key, Record, Run, RunData, Value
 
 # What a run says of itself beyond where its numbers come from.
 _NOT_KEPT = {"type", "command", "options", "selection", "nan_input", "storage"}

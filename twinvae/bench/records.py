@@ -6,10 +6,12 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TextIO
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from twinvae.bench.jsonl import JsonLines
 
 # NumPy and JAX scalars are measured values too; NaN and infinities become strings in JSON, which has no word for them.
 Value = Annotated[float, BeforeValidator(lambda value: float(value))]
@@ -222,7 +224,7 @@ class RunFile:
         self.path = Path(path)
         self._clock = clock
         self._keys: set[Key] = set()
-        self._file: TextIO | None = None
+        self._lines = _lines(self.path)
 
     def start(self, run: Run) -> None:
         """Begin the file anew, without the exhibits of the run before.
@@ -230,17 +232,9 @@ class RunFile:
         Raises:
             OSError: the folder cannot be made or written; the message names it.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self._exhibits, ignore_errors=True)
-            self._file = self.path.open("w", encoding="utf-8")
-        except OSError as error:
-            raise OSError(
-                f"cannot write records to {self.path.parent}: {error.strerror or error}; "
-                "choose another folder with --report-dir"
-            ) from None
+        shutil.rmtree(self._exhibits, ignore_errors=True)
+        self._lines.write([run])
         self._began = self._clock()
-        self._write(run)
 
     def record(self, record: Record) -> None:
         """Append a record.
@@ -251,11 +245,11 @@ class RunFile:
         if record.key in self._keys:
             raise ValueError(f"two records of one thing: {record.key}; give the cases different names")
         self._keys.add(record.key)
-        self._write(record)
+        self._lines.append(record)
 
     def failure(self, test: str, message: str, rerun: str, **fields: str) -> None:
         """Append a test that failed, with the first line of its message and the command to run it again."""
-        self._write(Failure(test=test, message=(message.splitlines() or [""])[0], rerun=rerun, **fields))
+        self._lines.append(Failure(test=test, message=(message.splitlines() or [""])[0], rerun=rerun, **fields))
 
     def exhibit(self, name: str, arrays: Mapping[str, np.ndarray], **fields: str) -> None:
         """Store arrays for a figure; the fields (backend, mode, dtype, caption) tell exhibits of one name apart."""
@@ -266,23 +260,21 @@ class RunFile:
             key: array.astype(np.float32) if array.dtype.kind == "V" else array for key, array in arrays.items()
         }  # NumPy files do not keep bfloat16
         np.savez_compressed(file, **plain)
-        self._write(Exhibit(name=name, file=str(file.relative_to(self.path.parent)), **fields))
+        self._lines.append(Exhibit(name=name, file=str(file.relative_to(self.path.parent)), **fields))
 
     def end(self, complete: bool, exit_status: int) -> None:
-        """Close the file; `complete` where every case of the selection was run."""
-        self._write(End(complete=complete, exit_status=exit_status, seconds=round(self._clock() - self._began, 1)))
-        self._file.close()
+        """Say that nothing more comes; `complete` where every case of the selection was run."""
+        seconds = round(self._clock() - self._began, 1)
+        self._lines.append(End(complete=complete, exit_status=exit_status, seconds=seconds))
 
     @property
     def _exhibits(self) -> Path:
         return self.path.with_suffix("")
 
-    def _write(self, line: _Line) -> None:
-        self._file.write(line.model_dump_json() + "\n")
-        self._file.flush()
 
-
-_LINES: TypeAdapter[Any] = TypeAdapter(Annotated[Run | Record | Failure | Exhibit | End, Field(discriminator="type")])
+def _lines(path: Path) -> JsonLines[Any]:
+    kind = Annotated[Run | Record | Failure | Exhibit | End, Field(discriminator="type")]
+    return JsonLines(path, kind, "delete the file and run the suite again")
 
 
 def read_run(path: Path) -> RunData:
@@ -293,20 +285,11 @@ def read_run(path: Path) -> RunData:
         ValueError: a line that is no valid line, or no run at the start.
     """
     path = Path(path)
-    content = path.read_text(encoding="utf-8", errors="replace")
-    texts = content.splitlines()
-    lines: list[Any] = []
-    notes: list[str] = []
-    for number, text in enumerate(texts, 1):
-        try:
-            lines.append(_LINES.validate_json(text))
-        except ValidationError as error:
-            if number == len(texts) > 1 and not content.endswith("\n"):
-                notes.append(f"line {number}, the last of the run file, was cut short and is left out")
-                break
-            raise ValueError(
-                f"{path}, line {number}: {describe(error)}; delete the file and run the suite again"
-            ) from None
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such run file; run the suite first")
+    file = _lines(path)
+    lines = file.read()
+    notes = [f"line {file.cut}, the last of the run file, was cut short and is left out"] if file.cut else []
     if not lines or not isinstance(lines[0], Run):
         raise ValueError(f"{path} does not start with a run: delete it and run the suite again")
     of_type = {
@@ -314,13 +297,3 @@ def read_run(path: Path) -> RunData:
     }
     end = of_type[End][-1] if of_type[End] else None
     return RunData(lines[0], of_type[Record], of_type[Failure], of_type[Exhibit], end, tuple(notes), path.parent)
-
-
-def describe(error: ValidationError) -> str:
-    """pydantic's complaint on one line: each field, what is wrong, and what was found."""
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (found {problem['input']!r:.60})"
-        if problem["loc"]
-        else problem["msg"]
-        for problem in error.errors()[:3]
-    )

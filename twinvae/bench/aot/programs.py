@@ -10,11 +10,10 @@ from statistics import median
 from typing import Literal, NamedTuple
 
 import jax
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from twinvae.bench.aot.tpu_compiler import Outcome, compiled
-from twinvae.bench.files import write_whole
-from twinvae.bench.records import describe
+from twinvae.bench.jsonl import JsonLines
 
 How = Literal["compiled", "recalled", "needs compiling"]
 UNKNOWN_SECONDS = 240.0  # what a large program takes on 2 cores, where nothing better is known
@@ -80,8 +79,10 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
+        cure = "restore the file from version control, or delete the line and compile the program again"
         self.path = Path(path)
-        self._programs = {program.name: program for program in _read(self.path)}
+        self._file: JsonLines[Program] = JsonLines(path, Program, cure, appended=False)
+        self._programs = {program.name: program for program in self._file.read()}
 
     def __len__(self) -> int:
         return len(self._programs)
@@ -103,21 +104,7 @@ class Store:
             OSError: the folder cannot be written.
         """
         self._programs[program.name] = program
-        lines = [self._programs[name].model_dump_json(exclude_none=True) for name in sorted(self._programs)]
-        write_whole(self.path, "\n".join(lines) + "\n")
-
-
-def _read(path: Path) -> Iterable[Program]:
-    if not path.exists():
-        return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            yield Program.model_validate_json(line)
-        except ValidationError as error:
-            raise ValueError(
-                f"{path}, line {number}: {describe(error)}; restore the file from version control, or delete the line "
-                "and compile the program again"
-            ) from None
+        self._file.write((self._programs[name] for name in sorted(self._programs)), exclude_none=True)
 
 
 class Compiler(NamedTuple):
