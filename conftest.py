@@ -2,10 +2,11 @@
 
 import os
 
+from twinvae.bench import PLUGINS
 from twinvae.bench.aot.libtpu import expect_no_tpu
 
 # Before JAX takes three quarters of an accelerator's memory: PyTorch is compared with in the same process.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 expect_no_tpu()  # before JAX loads libtpu, where that is installed for its compiler
 
-pytest_plugins = ["twinvae.bench.options", "twinvae.bench.plugin"]
+pytest_plugins = PLUGINS

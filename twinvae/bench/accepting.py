@@ -104,6 +104,8 @@ def reasons_against(judged: Judged) -> list[str]:
     reasons = []
     if judged.data.interrupted:
         reasons.append("The run was interrupted.")
+    if judged.data.run.debugged:
+        reasons.append("It was run with --debug-nans, which makes other programs and other times.")
     if judged.data.failures:
         reasons.append(f"{many(len(judged.data.failures), 'test')} failed; the first: {judged.data.failures[0].test}")
     past = [v for v in judged.verdicts if v.record and judge(v.record).failing]
