@@ -138,6 +138,8 @@ def publish(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting."""
+    """Check style and formatting, that imports go one way, and types."""
     python(session, "-m", "ruff", "check", ".")
     python(session, "-m", "ruff", "format", "--check", ".")
+    session.run(str(BIN / "lint-imports"), external=True)
+    python(session, "-m", "pyright")

@@ -13,6 +13,7 @@ import pytest
 
 import twinvae
 from twinvae.bench.clips import Clip, read_clip, synthetic_clip
+from twinvae.bench.debugging import traced
 from twinvae.bench.effort import little_effort
 from twinvae.bench.options import OPTIONS, Model, Options
 from twinvae.bench.plugin import axis_fields, keep, run_file, suite_of
@@ -58,11 +59,14 @@ def load(pytestconfig: pytest.Config) -> Load:
 
 
 @pytest.fixture
-def vae(load: Load, backend: str, model: Model, mode: str, dtype: str) -> Iterator[twinvae.VideoVAE]:
+def vae(
+    load: Load, backend: str, model: Model, mode: str, dtype: str, request: pytest.FixtureRequest
+) -> Iterator[twinvae.VideoVAE]:
     """The VAE under test, as it was loaded: what a test sets is set back."""
     vae = load(backend, model, mode, dtype)
     settings = dict(vars(vae))
-    yield vae
+    with traced(request.config, request.node.name, vae):
+        yield vae
     vars(vae).update(settings)
 
 

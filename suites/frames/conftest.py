@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from suites.frames.runs import Clip, Operation, whole
 from twinvae.bench.bars import WHOLE, check_shapes, hold, measured, precise
+from twinvae.bench.halves import Clip, Operation, whole
 from twinvae.registry import REFERENCE
 
 LONGEST = 81  # frames; 21 latents

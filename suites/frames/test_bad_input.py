@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from suites.frames.runs import Clip, batched, stream
 from twinvae import ConvCache, VideoVAE
+from twinvae.bench.halves import Clip, batched, stream
 from twinvae.registry import REFERENCE
 
 # Frames in the clip and in a frame batch, and what the message says.

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from suites.frames.runs import label, output_batches, whole
+from twinvae.bench.halves import label, output_batches, whole
 from twinvae.frames import frame_batches
 from twinvae.registry import REFERENCE
 

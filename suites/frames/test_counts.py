@@ -7,7 +7,7 @@ import pytest
 from diffusers import AutoencoderKLCogVideoX
 
 import twinvae
-from suites.frames.runs import BATCH_SIZE, label, stream, whole
+from twinvae.bench.halves import BATCH_SIZE, label, stream, whole
 from twinvae.bench.xla_cost import NETWORK, compiled, stages
 from twinvae.frames import round_trip
 

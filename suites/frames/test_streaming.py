@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from suites.frames.runs import batched, differing, label, output_batches, stream, whole
 from twinvae import ConvCache
 from twinvae.arrays import DTYPES, dtype_scope
 from twinvae.bench.bars import ROUNDING, Bar, hold, measured
+from twinvae.bench.halves import batched, differing, label, output_batches, stream, whole
 from twinvae.bench.xla_cost import NETWORK, compiled, stages
 from twinvae.frames import frame_batches
 from twinvae.registry import REFERENCE

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -187,7 +188,8 @@ def test_a_write_that_fails_half_way_leaves_the_checkpoint_before_it(backend, fo
 def test_nan_in_the_input_goes_where_the_reference_takes_it(vae, load, model, dtype, clip):
     video = np.array(clip(9, 17, 26))
     video[0, 4, 0, 0, 0] = np.nan
-    found = {"moments": np.asarray(vae.encode(video).moments)}
+    with jax.debug_nans(False):
+        found = {"moments": np.asarray(vae.encode(video).moments)}
     expected = {"moments": np.asarray(load(REFERENCE, model, "eager", dtype).encode(video).moments)}
     check_shapes(found, expected)
     assert np.isnan(expected["moments"]).any()

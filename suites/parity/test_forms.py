@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from suites.frames.runs import BATCH_SIZE, whole
 from twinvae.bench.bars import WHOLE, check_shapes, hold, measured
+from twinvae.bench.halves import BATCH_SIZE, whole
 from twinvae.forms import WHOLE as WHOLE_FRAMES
 from twinvae.registry import REFERENCE
 

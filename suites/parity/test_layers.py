@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
-from diffusers.models.autoencoders import autoencoder_kl_cogvideox as diffusers_layers
 
 import twinvae
-from twinvae.arrays import DTYPES
 from twinvae.bench.bars import LAYER, check_dtypes, check_shapes, hold, measured, precise
+from twinvae.bench.layers import drawn_tensors, input_channels, latent_channels, parts_of, rounded, used_cache
 from twinvae.registry import REFERENCE
 
 
@@ -150,7 +147,6 @@ VARIANTS: dict[str, Case] = {
     "decoder, replicate": Case(DECODER, DECODING_TWO_BLOCKS | {"pad_mode": "replicate"}, (2, 3, 4)),
 }
 EARLIER_FRAMES = 4  # in the batch that a later one follows: enough to fill its conv cache with different frames
-UNUSED = ("conv_y", "conv_b")  # convolutions over one frame: diffusers stores caches for them, and never reads them
 
 
 @pytest.mark.parametrize("case", LAYERS)
@@ -166,7 +162,7 @@ def test_a_variant_of_a_layer_computes_what_diffusers_computes(case, backend, mo
 
 def _compare(case: str, spec: Case, backend: str, mode: str, dtype: str, record: Any, seed: int) -> None:
     rng = np.random.default_rng([zlib.crc32(case.encode()), seed])
-    tensors = _drawn_tensors(spec, dtype, rng)
+    tensors = drawn_tensors(spec.layer, spec.init, dtype, rng)
     first, later = (_drawn_input(spec, spec.x[0], dtype, rng) for _ in range(2))
     both = case in LAYERS or spec.layer == CAUSAL  # a block's variants start a clip as the block itself does
 
@@ -174,16 +170,14 @@ def _compare(case: str, spec: Case, backend: str, mode: str, dtype: str, record:
         layer = twinvae.load_layer(backend, spec.layer, spec.init, tensors, dtype=dtype, jit=mode == "jit")
         parts = {}
         if carried is None or both:
-            output, cache = layer(**first)
-            parts |= _parts("first frame batch", output, _used(cache, spec))
+            parts |= parts_of(layer, first, spec.init)
         if carried is not None:
-            output, cache = layer(**later, conv_cache=carried)
-            parts |= _parts("later frame batch", output, _used(cache, spec))
+            parts |= parts_of(layer, later, spec.init, carried)
         return parts
 
     reference = twinvae.load_layer(REFERENCE, spec.layer, spec.init, tensors, dtype=precise(dtype))
     _, carried = reference(**_drawn_input(spec, EARLIER_FRAMES, dtype, rng))
-    carried = _rounded(_used(carried, spec), dtype)
+    carried = rounded(used_cache(carried, spec.init), dtype)
 
     expected = outputs(REFERENCE, precise(dtype), "eager", carried)
     in_torch = outputs(REFERENCE, dtype, "eager", carried) if dtype != precise(dtype) else None
@@ -196,59 +190,11 @@ def _compare(case: str, spec: Case, backend: str, mode: str, dtype: str, record:
     hold(record, bars, measured(bars, found, expected, in_torch), case)
 
 
-def _drawn_tensors(spec: Case, dtype: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Every tensor at random, norms and biases as well, so that outputs have a magnitude of about 1."""
-    kind = getattr(diffusers_layers, spec.layer, None) or getattr(torch.nn, spec.layer)
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in kind(**spec.init).state_dict().items()}
-    drawn = {
-        name: rng.standard_normal(shape) / np.sqrt(prod(shape[1:]))
-        if len(shape) > 1
-        else rng.uniform(0.5, 1.5, shape) * (1 if name.endswith("weight") else rng.choice([-1, 1], shape))
-        for name, shape in shapes.items()
-    }
-    return _rounded(drawn, dtype)
-
-
 def _drawn_input(spec: Case, frames: int, dtype: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    init = spec.init
-    channels = init.get("in_channels") or init.get("f_channels") or init.get("num_channels")
-    x = spec.centre + spec.spread * rng.standard_normal((BATCH, frames, *spec.x[1:], channels))
+    x = spec.centre + spec.spread * rng.standard_normal((BATCH, frames, *spec.x[1:], input_channels(spec.init)))
     given = {"x": x}
     if spec.zq:
-        given["zq"] = rng.standard_normal((BATCH, *spec.zq, init.get("zq_channels") or init["spatial_norm_dim"]))
+        given["zq"] = rng.standard_normal((BATCH, *spec.zq, latent_channels(spec.init)))
     if spec.temb:
         given["temb"] = rng.standard_normal((BATCH, spec.temb))
-    return _rounded(given, dtype)
-
-
-def _rounded(tree: Any, dtype: str) -> Any:
-    """Values that the dtype can hold exactly: what is left of an error then comes from computing alone."""
-    if tree is None:
-        return None
-    if isinstance(tree, dict):
-        return {name: _rounded(part, dtype) for name, part in tree.items()}
-    return np.asarray(tree).astype(DTYPES[dtype])
-
-
-def _used(cache: Any, spec: Case) -> Any:
-    """A conv cache without the entries of convolutions over one frame, which nothing reads."""
-    if isinstance(cache, dict):
-        parts = {name: _used(part, spec) for name, part in cache.items() if name not in UNUSED}
-        return {name: part for name, part in parts.items() if part is not None} or None
-    return None if spec.init.get("kernel_size") in (1, (1, 3, 3)) or not np.size(cache) else cache
-
-
-def _parts(call: str, output: Any, cache: Any) -> dict[str, np.ndarray]:
-    """What a call gave, the conv cache's arrays by name."""
-    parts = {f"{call}: output": np.asarray(output)}
-
-    def walk(cache: Any, path: str) -> None:
-        if isinstance(cache, dict):
-            for name, part in cache.items():
-                walk(part, f"{path} {name}")
-        elif cache is not None:
-            parts[path] = np.asarray(cache)
-
-    walk(cache, f"{call}: cache")
-    return parts
+    return rounded(given, dtype)

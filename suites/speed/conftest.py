@@ -12,9 +12,10 @@ import pytest
 
 from suites.speed.cases import PYTORCH, Contender, Group
 from suites.speed.clock import replay
-from suites.speed.contenders import load, out_of_memory
+from suites.speed.contenders import input_of, load, out_of_memory, ready
 from suites.speed.measure import Measured, measure
 from twinvae import VideoVAE
+from twinvae.bench.debugging import trace
 from twinvae.bench.options import Model, Options
 
 Values = list[dict[str, Any]]
@@ -55,6 +56,10 @@ def measured_group(request: pytest.FixtureRequest, options: Options) -> Callable
             contenders = _collected(request.session, group)
             say.write_line(f"\nmeasuring {group}: {', '.join(map(str, contenders))}")
             results[group] = measure(group, contenders, options.seed, vae_of)
+            for contender in contenders:  # when all has been measured, which a trace then cannot disturb
+                if contender.backend != PYTORCH.backend and contender not in results[group].failures:
+                    run = ready(vae_of(contender, group), contender, group, input_of(group, options.seed))
+                    trace(request.config, f"{group} {contender}", run)
         return results[group]
 
     return measured_group

@@ -62,6 +62,8 @@ def unfit(data: RunData) -> list[str]:
         reasons.append("The run was interrupted: run the suite again, to its end.")
     elif not data.complete:
         reasons.append("Only a part of the suite was run: run all that --backend, --dtype and the like leave of it.")
+    if run.debugged:
+        reasons.append("It was run with --debug-nans, which makes other programs and other times.")
     if run.commit == UNKNOWN:
         reasons.append(f"Its commit is not known: run in a git checkout, or give --commit ID (or set {COMMIT}).")
     for what, commit in {"TwinVAE": run.commit, **run.sources}.items():

@@ -159,6 +159,8 @@ def notes(judged: Judged) -> list[str]:
             f"**Other work had the cores**: {many(disturbed, 'value')} could not be measured well enough to be judged. "
             "Close it and run again."
         )
+    if run.debugged:
+        found.append("**Run with --debug-nans**: programs and times are not those of a run without it.")
     if run.nan_input:
         found.append("**The clip holds NaN**: where both sides are NaN they count as equal.")
     if baseline is None:

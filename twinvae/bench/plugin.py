@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from twinvae.bench import provenance
+from twinvae.bench import debugging, provenance
 from twinvae.bench.clips import read_clip
 from twinvae.bench.options import OPTIONS, Model, Options, check_clip
 from twinvae.bench.places import alone, files_of, suite_of
@@ -106,7 +106,7 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
         weights=options.weights,
         clip=options.clip_label,
         selection=Selection(backends=options.backends, modes=options.modes, dtypes=options.dtypes, presets=presets),
-        options=options.given,
+        options=(*options.given, *debugging.flags(session.config)),
         storage=_saved_runs(session.config),
         given_commit=options.commit,
         nan_input=options.clip is not None and bool(np.isnan(read_clip(options.clip, frames, 64, 64)).any()),

@@ -81,6 +81,11 @@ class Run(_Line):
     nan_input: bool = False
     storage: str = ""
 
+    @property
+    def debugged(self) -> bool:
+        """Whether every operation's values were looked at, which makes other programs and other times."""
+        return "--debug-nans" in self.options
+
 
 class Key(NamedTuple):
     """What makes two records measurements of the same thing."""

@@ -1,0 +1,1 @@
+"""Memory: ceilings of peak memory by compilers that are run without the device, and what this machine measures."""

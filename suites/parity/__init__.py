@@ -1,0 +1,1 @@
+"""Parity: diffusers' numbers, layer by layer and whole; gradients, checkpoints, pipelines."""
