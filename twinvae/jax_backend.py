@@ -12,7 +12,7 @@ import numpy as np
 
 from twinvae import arrays, tiling
 from twinvae.blocks import block_names
-from twinvae.compiling import compiler_options
+from twinvae.compiling import compiler_options, tracing_for
 from twinvae.config import VAEConfig
 from twinvae.forms import WHOLE, Form
 from twinvae.frames import frame_batches
@@ -188,7 +188,7 @@ class JaxVideoVAE(VideoVAE):
         form = self._lowered_form(operation, shape, sharding)
         options = compiler_options(device_of(sharding).platform)
         run = jax.jit(partial(self._whole, operation, form=form), compiler_options=options)
-        with self._scope():
+        with self._scope(), tracing_for(device_of(sharding).platform):
             return run.lower(self._abstract_params(sharding), self._abstract(shape, sharding))
 
     def lower_step(
@@ -211,7 +211,7 @@ class JaxVideoVAE(VideoVAE):
         form = self._lowered_form(operation, shape, sharding) if form is None else form
         platform = None if sharding is None else device_of(sharding).platform
         step = self.compiled_step(operation, form, False, form != WHOLE, platform)
-        with self._scope():
+        with self._scope(), tracing_for(platform):
             params, frames = self._abstract_params(sharding), self._abstract(shape, sharding)
             if first:
                 return step.lower(params, frames, None)
