@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 
 from impl_flax.convolution import conv2d, conv3d, upsampled_conv2d
 from impl_flax.convolution import linear as linear_product
+from twinvae.jax.compiling import on_gpu
+from twinvae.jax.moments import channel_moments
 from twinvae.jax.slabs import COLUMNS, HALO, ROWS, Frames, Slabs, Source, cut, fill, source_of, with_halo
 
 Cache = Any
@@ -105,6 +107,8 @@ class CogVideoXCausalConv3d(nnx.Module):
             return self.conv(x), None
         earlier = jnp.repeat(x[:, :1], self.time_pad, axis=1) if conv_cache is None else conv_cache
         x = jnp.concatenate([earlier, x], axis=1)
+        if on_gpu():  # else XLA writes what `x` is made by twice: without the earlier frames, and with them
+            x = lax.optimization_barrier(x)
         return self.conv(x), x[:, -self.time_pad :]
 
     def in_slabs(
@@ -161,6 +165,11 @@ class GroupNorm(nnx.Module):
     def moments(self, x: Frames) -> tuple[Float[Array, "b 1 1 1 c"], Float[Array, "b 1 1 1 c"]]:
         """Each channel's mean and variance: those of its group."""
         x = _precise(x)
+        if on_gpu():
+            of_channels, within = channel_moments(x)
+            mean = self._per_group(of_channels)
+            variance = self._per_group(within + jnp.square(of_channels - mean))
+            return mean[:, None, None, None], variance[:, None, None, None]
         mean = self._per_group(x.mean((1, 2, 3)))[:, None, None, None]
         variance = self._per_group(jnp.square(x - mean).mean((1, 2, 3)))[:, None, None, None]
         return mean, variance

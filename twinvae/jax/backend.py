@@ -17,7 +17,7 @@ from twinvae.forms import WHOLE, Form
 from twinvae.frames import frame_batches
 from twinvae.interface import Cache, Operation, VideoVAE
 from twinvae.jax import tiling
-from twinvae.jax.compiling import compiler_options
+from twinvae.jax.compiling import compiler_options, tracing_for
 from twinvae.jax.memory import tree_bytes, usable_bytes
 from twinvae.jax.planner import Call, Planner, device_of
 from twinvae.plan import Plan
@@ -259,7 +259,7 @@ class JaxVideoVAE(VideoVAE):
         form = self._lowered_form(operation, shape, sharding)
         options = compiler_options(device_of(sharding).platform)
         run = jax.jit(partial(self._whole, operation, form=form), compiler_options=options)
-        with self._scope():
+        with self._scope(), tracing_for(device_of(sharding).platform):
             return run.lower(self._abstract_params(sharding), self._abstract(shape, sharding))
 
     def lower_step(
@@ -282,7 +282,7 @@ class JaxVideoVAE(VideoVAE):
         form = self._lowered_form(operation, shape, sharding) if form is None else form
         platform = None if sharding is None else device_of(sharding).platform
         step = self.compiled_step(operation, form, False, form != WHOLE, platform)
-        with self._scope():
+        with self._scope(), tracing_for(platform):
             params, frames = self._abstract_params(sharding), self._abstract(shape, sharding)
             if first:
                 return step.lower(params, frames, None)

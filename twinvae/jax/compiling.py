@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 import jax
@@ -14,13 +17,41 @@ CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRA
 # choice, a ResNet block of 512 channels takes over 200 s to compile on 2 cores, with 16 MiB, a v5e's, 32 s, and the
 # cycles that the compiler reckons with are the same within 1 %.
 TPU = {"xla_tpu_scoped_vmem_limit_kib": "16384"}
-OPTIONS = {"cpu": CPU, "tpu": TPU}
+# Left to itself, XLA gives cuDNN every 3-D convolution channel-first, and frames are transposed before and after each.
+GPU = {"xla_gpu_force_conv_nhwc": "True"}
+OPTIONS = {"cpu": CPU, "tpu": TPU, "gpu": GPU}
+
+_platform: ContextVar[str | None] = ContextVar("platform", default=None)
+
+
+@contextmanager
+def tracing_for(platform: str | None) -> Iterator[None]:
+    """What is traced within is compiled for a platform; for the default device's where it is None."""
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
+
+
+def on_gpu() -> bool:
+    """Whether what is being traced takes the forms that are for GPUs.
+
+    `lax.platform_dependent` leaves a `case` in the program, of every platform.
+    """
+    return _canonical(_platform.get()) == "gpu"
+
+
+def _canonical(platform: str | None) -> str:
+    """A platform as devices spell it: lowering says "cuda" for what is "gpu" there."""
+    platform = platform or jax.default_backend()
+    return "gpu" if platform == "cuda" else platform
 
 
 @cache
 def compiler_options(platform: str | None = None) -> dict[str, str]:
     """Options of `jax.jit` for a platform, or for the default device's; none where this XLA does not know them."""
-    platform = platform or jax.default_backend()
+    platform = _canonical(platform)
     options = OPTIONS.get(platform, {})
     if platform != jax.default_backend():  # lowered here, compiled elsewhere: nothing to try them on
         return options

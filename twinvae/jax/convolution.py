@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from twinvae.jax.compiling import on_gpu
 from twinvae.jax.winograd import TAPS, convolve_blocks
 
 Pads = tuple[tuple[int, int], ...]
@@ -99,7 +100,7 @@ def _convolve(
         rhs_dilation=dilations,
         dimension_numbers=_LAYOUTS[x.ndim],
         precision=None if x.dtype == jnp.bfloat16 else lax.Precision.HIGHEST,
-        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+        preferred_element_type=x.dtype if on_gpu() else jnp.promote_types(x.dtype, jnp.float32),
     )
 
 
