@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from twinvae.bench.accepting import reasons_against
+from twinvae.bench.acceptance import unfit
 
 from tests.bench.synthetic import RUN, write_run
 from twinvae.bench.debugging import compiled_lines
@@ -100,5 +100,5 @@ def test_a_suites_vae_is_traced_and_its_test_that_feeds_nan_is_let_pass(tmp_path
 def test_a_run_with_debug_nans_becomes_no_baseline(options, tmp_path):
     write_run(tmp_path, [], RUN.model_copy(update={"options": options}))
     (judged,) = judge_suites(tmp_path, tmp_path, RUN.platform)
-    assert [reason for reason in reasons_against(judged) if "--debug-nans" in reason] == ([] if not options else
+    assert [reason for reason in unfit(judged.data) if "--debug-nans" in reason] == ([] if not options else
             ["It was run with --debug-nans, which makes other programs and other times."])  # fmt: skip
