@@ -142,7 +142,7 @@ def source_of(backend: str, ours: str) -> str:
     if point.dist is not None and point.dist.name == "twinvae":
         return ours
     file = Path(importlib.util.find_spec(point.module).origin)
-    if _git(file.parent, "ls-files", "--error-unmatch", "--", file.name):
+    if _git(file.parent, "ls-files", "--", file.name):
         return _head(file.parent) or UNKNOWN
     package = importlib.util.find_spec(point.module.partition(".")[0])
     folder = Path(package.origin).parent if package.submodule_search_locations else None
