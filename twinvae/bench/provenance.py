@@ -73,7 +73,7 @@ def collect(
         seed=seed,
         weights=weights,
         clip=clip,
-        command=(Path(sys.argv[0]).name, *sys.argv[1:]),
+        command=(program(Path(sys.argv[0])), *sys.argv[1:]),
         options=tuple(options),
         selection=selection,
         nan_input=nan_input,
@@ -92,6 +92,11 @@ def platform_name(backend: str, device_kind: str) -> str:
     name = TPU_NAMES.get(device_kind, device_kind).lower()
     name = re.sub(r"\b(nvidia|amd|tpu|geforce|tesla)\b", "", name)
     return f"{backend}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}"
+
+
+def program(file: Path) -> str:
+    """What was started, by its own name: of `python -m pytest` that is "pytest"."""
+    return file.parent.name if file.name == "__main__.py" else file.name
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
