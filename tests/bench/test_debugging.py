@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jax
 import pytest
-from twinvae.bench.acceptance import unfit
 
 from tests.bench.synthetic import RUN, write_run
+from twinvae.bench.acceptance import unfit
 from twinvae.bench.debugging import compiled_lines
 from twinvae.bench.records import read_run
 from twinvae.bench.report import judge_suites

@@ -196,7 +196,7 @@ def tiny(tmp_path, monkeypatch):
     for module in (places, plugin, options):
         monkeypatch.setattr(module, "SUITES", tmp_path / "suites", raising=False)
     monkeypatch.chdir(tmp_path)
-    plugins = ("-p", "twinvae.bench.options", "-p", "twinvae.bench.plugin", "--import-mode=importlib")
+    plugins = (*(part for name in PLUGINS for part in ("-p", name)), "--import-mode=importlib")
 
     def run(*arguments: str) -> Any:
         cut = any("suites/" in argument and not argument.startswith("-") for argument in arguments)

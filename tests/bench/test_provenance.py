@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from twinvae.bench import provenance
-from twinvae.bench.provenance import commit, git_commit, source_of
+from twinvae.bench.provenance import commit, git_commit, program, source_of
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -40,6 +40,11 @@ def port(monkeypatch):
         return source_of("port", "ours")
 
     return port
+
+
+def test_a_module_that_is_run_is_named_and_not_its_file():
+    assert program(Path("site-packages/pytest/__main__.py")) == "pytest"
+    assert program(Path("bin/twinvae")) == "twinvae"
 
 
 def test_our_own_backends_are_of_our_commit():

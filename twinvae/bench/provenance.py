@@ -72,7 +72,7 @@ def collect(
         seed=seed,
         weights=weights,
         clip=clip,
-        command=(Path(sys.argv[0]).name, *sys.argv[1:]),
+        command=(program(Path(sys.argv[0])), *sys.argv[1:]),
         options=tuple(options),
         selection=selection,
         nan_input=nan_input,
@@ -84,6 +84,11 @@ def detect_platform() -> str:
     """The name of the platform that JAX computes on: "cpu", "gpu-h200", "tpu-v6e" and the like."""
     backend = jax.default_backend()
     return "cpu" if backend == "cpu" else platform_name(backend, jax.devices()[0].device_kind)
+
+
+def program(file: Path) -> str:
+    """What was started, by its own name: of `python -m pytest` that is "pytest"."""
+    return file.parent.name if file.name == "__main__.py" else file.name
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
@@ -134,7 +139,7 @@ def source_of(backend: str, ours: str) -> str:
     if point.dist is not None and point.dist.name == "twinvae":
         return ours
     file = Path(importlib.util.find_spec(point.module).origin)
-    if _git(file.parent, "ls-files", "--error-unmatch", "--", file.name):
+    if _git(file.parent, "ls-files", "--", file.name):
         return _head(file.parent) or UNKNOWN
     package = importlib.util.find_spec(point.module.partition(".")[0])
     folder = Path(package.origin).parent if package.submodule_search_locations else None
