@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from twinvae.bench.bars import WHOLE, check_shapes, hold, measured, precise
+from suites.frames.bars import OF_DIFFUSERS
+from twinvae.bench.bars import check_shapes, hold, measured, precise
 from twinvae.bench.halves import Clip, Operation, whole
 from twinvae.registry import REFERENCE
 
@@ -55,7 +56,7 @@ def compare(vae, of_diffusers, dtype, record) -> Callable[[Operation, Clip, int,
         )
         found, expected, in_torch = ({"output": side} for side in sides)
         check_shapes(found, expected)
-        bars = {metric: WHOLE[dtype][metric] for metric in ("max_abs", "mae_vs_torch") if metric in WHOLE[dtype]}
+        bars = OF_DIFFUSERS[dtype]
         hold(record, bars, measured(bars, found, expected, in_torch), case, operation=operation)
 
     return compare

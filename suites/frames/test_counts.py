@@ -7,6 +7,8 @@ import pytest
 from diffusers import AutoencoderKLCogVideoX
 
 import twinvae
+from suites.frames.bars import LENGTHS, PROGRAMS
+from twinvae.bench.bars import hold
 from twinvae.bench.halves import BATCH_SIZE, label, stream, whole
 from twinvae.bench.xla_cost import NETWORK, compiled, stages
 from twinvae.frames import round_trip
@@ -70,8 +72,9 @@ def test_one_program_is_compiled_for_each_frame_batch_length_first_or_later(
         for count in counts:
             whole(vae, operation, clips[operation][:, :count], DEFAULT[operation])
         list(stream(vae, operation, clips[operation][:, : counts[1]]))
-    record(case=f"{len(counts)} clips of {min(counts)} to {max(counts)}", operation=operation, metric="programs",
-           value=compiled(found, NETWORK), limit=distinct, better="equal")  # fmt: skip
+    bars = {"programs": PROGRAMS["programs"]._replace(limit=distinct)}
+    case = f"{len(counts)} clips of {min(counts)} to {max(counts)}"
+    hold(record, bars, {"programs": compiled(found, NETWORK)}, case, operation=operation)
     assert compiled(found, NETWORK) == distinct
 
 
@@ -93,6 +96,6 @@ def test_a_length_survives_where_encoding_and_decoding_give_it_back(clips, of_di
         above = min(count for count in surviving if count >= frames)
         told = round_trip(frames, *DEFAULT.values(), model.config.temporal_levels)
         assert told == (frames, latents[frames], back[frames], below, above)
-        for metric, value in (("latents", latents[frames]), ("frames back", back[frames]),
-                              ("survives below", below), ("survives above", above)):  # fmt: skip
-            record(case=f"{frames} frames", metric=metric, value=value, better="equal", unit="frames")
+        values = {"latents": latents[frames], "frames back": back[frames],
+                  "survives below": below, "survives above": above}  # fmt: skip
+        hold(record, LENGTHS, values, f"{frames} frames")

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
+from suites.frames.bars import CACHE, CLOSE, SAME_BITS
 from twinvae import ConvCache
 from twinvae.arrays import DTYPES, dtype_scope
-from twinvae.bench.bars import ROUNDING, Bar, hold, measured
+from twinvae.bench.bars import hold, measured
 from twinvae.bench.halves import batched, differing, label, output_batches, stream, whole
 from twinvae.bench.xla_cost import NETWORK, compiled, stages
 from twinvae.frames import frame_batches
@@ -26,7 +27,6 @@ from twinvae.registry import REFERENCE
 CLIPS = [("encode", 17, 8), ("encode", 13, 4), ("decode", 7, 2), ("decode", 3, 1)]
 STOPPED = [(*clip, stop) for clip in CLIPS for stop in range(1, len(frame_batches(*clip[1:])))]
 ONE_PROGRAM = 7  # latents: the first frame batch, and two in the loop over the others
-CLOSE = {"max_abs": Bar(1e-12, ROUNDING, 1e-13)}
 
 pytestmark = [pytest.mark.only(once=True, large=False), pytest.mark.clip_frames(25)]
 
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.only(once=True, large=False), pytest.mark.clip_frames(
 def expect_same(record, operation, case, found, expected):
     """Record how many values differ, and fail on any."""
     value = differing(found, expected)
-    record(case=case, operation=operation, metric="differing values", value=value, limit=0, better="equal")
+    hold(record, SAME_BITS, {"differing values": value}, case, operation=operation)
     assert value == 0, f"{case}: {value} of {np.size(expected)} values differ"
 
 
@@ -98,8 +98,9 @@ def test_the_conv_cache_is_no_larger_than_what_diffusers_reads(
             list(given)
         caches[of] = given.cache.tiles
     sizes = {of: sum(cached_values(cache)) for of, cache in caches.items()}
-    record(case=f"{label(operation, count, size)}, conv cache", operation=operation, metric="values kept",
-           value=sizes["found"], limit=sizes["of diffusers"], unit="values")  # fmt: skip
+    bars = {"values kept": CACHE["values kept"]._replace(limit=sizes["of diffusers"])}
+    hold(record, bars, {"values kept": sizes["found"]}, f"{label(operation, count, size)}, conv cache",
+         operation=operation)  # fmt: skip
 
 
 def cached_values(cache: Any) -> Iterator[int]:

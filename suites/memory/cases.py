@@ -1,4 +1,4 @@
-"""What is asked of the compilers: clips, as one program, in steps or in tiles, and the ceilings of their peaks."""
+"""What is asked of the compilers: clips, as one program, in steps or in tiles, and what is measured here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class Case(NamedTuple):
 
     Args:
         way: as one program; a frame batch at a time; or so in the default tiles.
-        ceilings: bytes, per backend, on `CEILINGS_OF`.
         backends: which are asked; empty: all.
     """
 
@@ -31,7 +30,6 @@ class Case(NamedTuple):
     height: int
     width: int
     way: Way = "one program"
-    ceilings: Mapping[str, float] = {}
     backends: tuple[str, ...] = ()
 
     @property
@@ -43,18 +41,17 @@ class Case(NamedTuple):
 
 
 # Asked of the TPU compiler, with the full architecture in bfloat16.
-CEILINGS_OF = "tpu-v6e-aot"
 CASES = (
-    Case("one batch of 2 latents", "decode", 8, 768, 1360, ceilings={"flax": 12 * GB, "torchax": 25 * GB}),
-    Case("81 frames", "decode", 81, 768, 1360, ceilings={"flax": 23 * GB}, backends=("flax",)),
-    Case("81 frames", "decode", 81, 768, 1360, "streamed", {"flax": 23 * GB}, ("flax",)),
-    Case("81 frames", "encode", 81, 768, 1360, ceilings={"flax": 23 * GB}, backends=("flax",)),
-    Case("4 latents", "decode", 13, 480, 720, ceilings={"flax": 7 * GB}, backends=("flax",)),
-    Case("4 latents", "decode", 13, 480, 720, "tiled", {"flax": 2.5 * GB}, ("flax",)),
+    Case("one batch of 2 latents", "decode", 8, 768, 1360),
+    Case("81 frames", "decode", 81, 768, 1360, backends=("flax",)),
+    Case("81 frames", "decode", 81, 768, 1360, "streamed", ("flax",)),
+    Case("81 frames", "encode", 81, 768, 1360, backends=("flax",)),
+    Case("4 latents", "decode", 13, 480, 720, backends=("flax",)),
+    Case("4 latents", "decode", 13, 480, 720, "tiled", ("flax",)),
 )
-# Rows dealt out to four chips: each holds the weights, and a quarter of all else, but for this factor.
+# Rows dealt out to four chips: each holds the weights, and a quarter of all else.
 SHARDED = Case("81 frames", "decode", 81, 768, 1360, backends=("flax",))
-SHARED_BY, SHARE_LIMIT = 4, 1.15
+SHARED_BY = 4  # chips
 
 
 class LayerCase(NamedTuple):
@@ -106,7 +103,6 @@ MEASURED_LARGE = (Measured("decode", 9, 96, 160), Measured("encode", 9, 96, 160)
 # Frame batches of a small model, after the first, for the forms in slabs; about 8 rows in each of the largest.
 STEPS = {"decode": (1, 2, 12, 20), "encode": (1, 8, 96, 160)}
 STEP_SLAB = 2**17
-PREDICTION_LIMIT = 0.25  # how far the compiler's peak may be off the measured one
 
 
 def asked(options: Options) -> list[dict[str, Any]]:

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from suites.memory.page import MEASURED, PEAK, PREDICTED, PUBLISHED
+from suites.memory.bars import MEASURED, PEAK, PREDICTED
+from suites.memory.page import PUBLISHED
 from twinvae.bench.drawing import ALARM, COLOURS, INK, Picture, load_arrays, svg
 from twinvae.bench.records import RunData
 from twinvae.bench.verdicts import Verdict

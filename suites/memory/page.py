@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from suites.memory.bars import MEASURED, OFF, PEAK, PREDICTED
 from twinvae.bench.records import Key
 from twinvae.bench.verdicts import Verdict, number
 
 Rows = tuple[list[str], list[list[str]]]  # headings, and cells
-PEAK, MEASURED = "peak", "measured peak above the idle process"
-PREDICTED, OFF = "compiler's peak above the idle process", "prediction off the measurement by"
 
 
 class Published(NamedTuple):

@@ -10,13 +10,14 @@ from diffusers.models.autoencoders import autoencoder_kl_cogvideox as diffusers_
 
 import twinvae
 from suites.memory import cases
-from suites.memory.cases import CEILINGS_OF, GB, LAYERS, SHARE_LIMIT
+from suites.memory.bars import CEILINGS, CEILINGS_OF, LAYER_PEAK, PEAK, PEAKS, SHARE, SHARED_ROWS
+from suites.memory.cases import GB, LAYERS
 from suites.memory.pieces import peak, pieces, weight_bytes
 from twinvae.bench.aot.tpu_compiler import sharding_on
+from twinvae.bench.bars import hold
 from twinvae.jax.chips import TPUS
 from twinvae.jax.compiling import compiler_options
 
-TOLERANCE = 1.02
 HOW = "nox -s memory -- --aot {chip}"
 
 
@@ -24,12 +25,11 @@ HOW = "nox -s memory -- --aot {chip}"
 def test_a_clip_stays_under_its_ceiling(case, model, backend, dtype, programs, chip, options, record):
     found = pieces(case, model.config, dtype)
     answers = {piece: programs.ask(case.operation, piece) for piece in found}
-    ceiling = case.ceilings.get(backend) if options.platform == CEILINGS_OF else None
-    fields = {"case": f"{case.name}, {case.way}", "operation": case.operation, "mode": "jit", "shape": case.size,
-              "metric": "peak", "unit": "GB", "limit": ceiling and ceiling / GB, "tolerance": TOLERANCE}  # fmt: skip
-    record(
-        **fields, **value_of(answers.values(), chip, lambda: peak(found, lambda p: answers[p].program.peak_bytes) / GB)
-    )
+    asked = f"{case.name}, {case.way}", case.operation, case.size, backend
+    bar = CEILINGS.get(asked, PEAKS[PEAK]) if options.platform == CEILINGS_OF else PEAKS[PEAK]
+    fields = {"case": asked[0], "operation": case.operation, "mode": "jit", "shape": case.size, "metric": PEAK}
+    told = value_of(answers.values(), chip, lambda: peak(found, lambda p: answers[p].program.peak_bytes) / GB)
+    record(**fields, **bar.fields, **told)
 
 
 @pytest.mark.cases("case, model, backend, dtype", cases.sharded)
@@ -44,10 +44,9 @@ def test_chips_that_share_the_rows_share_the_activations(case, model, backend, d
 
     fields = {"case": f"{case.name}, rows on {cases.SHARED_BY} chips", "operation": case.operation, "mode": "jit",
               "shape": case.size}  # fmt: skip
-    record(**fields, metric="peak", unit="GB", tolerance=TOLERANCE,
-           **value_of(answers[1:], chip, lambda: answers[1].program.peak_bytes / GB))  # fmt: skip
-    record(**fields, metric=f"activations of a chip, over 1 / {cases.SHARED_BY} of one chip's", unit="x",
-           limit=SHARE_LIMIT, tolerance=TOLERANCE, **value_of(answers, chip, share))  # fmt: skip
+    told = value_of(answers[1:], chip, lambda: answers[1].program.peak_bytes / GB)
+    record(**fields, metric=PEAK, **SHARED_ROWS[PEAK].fields, **told)
+    record(**fields, metric=SHARE, **SHARED_ROWS[SHARE].fields, **value_of(answers, chip, share))
 
 
 def value_of(answers, chip, value):
@@ -80,5 +79,5 @@ def test_a_layer_takes_no_more_memory_than_it_did(layer, backend, dtype, compile
     }
     lowered = jax.jit(lambda given: built(**given)[0], compiler_options=compiler_options("tpu")).lower(given)
     answer = compiler.ask(f"{backend} {layer}", lowered, small=True)
-    record(case=f"{layer} alone", mode="jit", shape="x".join(map(str, spec.x)), metric="peak of a layer", unit="MB",
-           value=answer.program.peak_bytes / 1e6, tolerance=TOLERANCE, note=str(answer))  # fmt: skip
+    peaks = {LAYER_PEAK: answer.program.peak_bytes / 1e6}
+    hold(record, PEAKS, peaks, f"{layer} alone", mode="jit", shape="x".join(map(str, spec.x)), note=str(answer))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from suites.memory.bars import REACH
 from suites.memory.frontier import FILE, GOALS, in_order, read_rows
 from suites.memory.pieces import pieces
 from twinvae.bench.aot.libtpu import chip_of
@@ -38,15 +39,14 @@ def test_a_chip_reaches_as_far_as_it_did(row, model, backend, dtype, sizes, chip
     changed = row.chip == chip and any(
         sizes.needs_compiling("decode", piece, row.devices) for piece in pieces(largest, model.config, dtype)
     )
-    unit, number = ("frames", largest.frames) if goal.of_frames else ("rows", largest.height)
+    number = largest.frames if goal.of_frames else largest.height
     record(
         case=f"{row.budget} GB ({row.chip}{over}), {row.form}",
         operation="decode",
         mode="jit",
         metric=row.goal,
         value=None if changed else number if row.n else 0,
-        unit=unit,
-        better="higher",
+        **REACH[row.goal].fields,
         pending=f"nox -s memory -- --frontier {row.chip}" if changed else "",
         note=("was " if changed else "") + f"{row.words}; found {row.date[:10]} at commit {row.commit}, {row.compiler}",
     )

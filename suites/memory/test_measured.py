@@ -14,10 +14,11 @@ import pytest
 
 import twinvae
 from suites.memory import cases
-from suites.memory.cases import PREDICTION_LIMIT
+from suites.memory.bars import COMPILERS_PEAK, FRAME_BATCH, MEASURED, OFF, OWN_PROCESS, PREDICTED, PREDICTION
 from suites.memory.pieces import input_shape
 from suites.memory.resident import ENVIRONMENT
 from twinvae.bench.aot.tpu_compiler import compiled
+from twinvae.bench.bars import hold
 from twinvae.bench.places import ROOT
 from twinvae.forms import ROW_SLABS, WHOLE
 from twinvae.registry import REFERENCE
@@ -35,18 +36,15 @@ def test_a_clip_takes_what_its_compiler_says_and_no_more_than_it_did(clip_size, 
     found = in_a_process_of_its_own(backend, model.label, dtype, case.operation, input_shape(case, model.config))
     fields = {"case": "whole clip", "operation": case.operation, "mode": "eager" if backend == REFERENCE else "jit",
               "shape": case.size}  # fmt: skip
-    record(**fields, metric="measured peak above the idle process", value=found["above idle"] / GB, unit="GB",
-           kind="absolute", tolerance=1.1)  # fmt: skip
+    hold(record, OWN_PROCESS, {MEASURED: found["above idle"] / GB}, **fields, kind="absolute")
     if backend == REFERENCE:
         return
     note = f"compiled in {found['compiling']:.0f} s"
-    record(**fields, metric="compiler's peak", value=found["peak"] / GB, unit="GB", tolerance=1.02, of_compiler=True,
-           note=note)  # fmt: skip
+    hold(record, OWN_PROCESS, {COMPILERS_PEAK: found["peak"] / GB}, **fields, of_compiler=True, note=note)
     predicted = found["predicted above idle"]
-    record(**fields, metric="compiler's peak above the idle process", value=predicted / GB, unit="GB",
-           tolerance=float("inf"), note="without the weights and the clip, which the idle process holds")  # fmt: skip
-    record(**fields, metric="prediction off the measurement by", value=off(predicted, found["above idle"]),
-           kind="absolute", limit=PREDICTION_LIMIT, tolerance=float("inf"), runs=1)  # fmt: skip
+    note = "without the weights and the clip, which the idle process holds"
+    hold(record, OWN_PROCESS, {PREDICTED: predicted / GB}, **fields, note=note)
+    hold(record, PREDICTION, {OFF: off(predicted, found["above idle"])}, **fields, kind="absolute")
 
 
 @pytest.mark.cases("operation, model, backend, dtype", cases.steps)
@@ -59,9 +57,8 @@ def test_a_leaner_form_takes_no_more_than_it_did(operation, model, backend, dtyp
         pytest.skip("this backend has one form alone, whose peak the test above holds")
     for form in (WHOLE, ROW_SLABS):
         peak = compiled(vae.lower_step(operation, shape, first=False, form=form)).peak_bytes
-        record(case=f"frame batch, {form}", operation=operation, mode="jit", shape="x".join(map(str, shape)),
-               metric="compiler's peak of a frame batch", value=peak / 1e6, unit="MB", tolerance=1.02,
-               of_compiler=True)  # fmt: skip
+        hold(record, OWN_PROCESS, {FRAME_BATCH: peak / 1e6}, f"frame batch, {form}", operation=operation, mode="jit",
+             shape="x".join(map(str, shape)), of_compiler=True)  # fmt: skip
 
 
 def off(predicted: float, measured: float) -> float:

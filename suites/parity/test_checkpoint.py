@@ -11,7 +11,9 @@ from diffusers import AutoencoderKLCogVideoX
 from safetensors import safe_open
 
 import twinvae
+from suites.parity.bars import CHECKPOINT
 from twinvae.arrays import DTYPES, to_numpy
+from twinvae.bench.bars import hold
 from twinvae.checkpoint import WEIGHTS_FILE, read_checkpoint, write_checkpoint
 from twinvae.config import preset_config
 from twinvae.seeded import seeded_tensors
@@ -31,10 +33,9 @@ def test_every_tensor_comes_back_by_its_name_in_its_layout_with_its_bits(vae, mo
     found = vae.state_dict()
     assert list(found) == list(given) or sorted(found) == sorted(given)
     differing = [name for name, tensor in given.items() if not _same(found[name], tensor.astype(DTYPES[dtype]))]
-    for metric, value, limit in (("tensors", len(found), len(given)), ("tensors that differ", len(differing), 0)):
-        record(
-            case="checkpoint", metric=metric, value=value, limit=limit, better="equal", note=", ".join(differing[:3])
-        )
+    bars = CHECKPOINT | {"tensors": CHECKPOINT["tensors"]._replace(limit=len(given))}
+    values = {"tensors": len(found), "tensors that differ": len(differing)}
+    hold(record, bars, values, "checkpoint", note=", ".join(differing[:3]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twinvae.bench.bars import WHOLE, check_shapes, hold, measured
+from suites.parity.bars import FORMS
+from twinvae.bench.bars import check_shapes, hold, measured
 from twinvae.bench.halves import BATCH_SIZE, whole
-from twinvae.forms import WHOLE as WHOLE_FRAMES
+from twinvae.forms import WHOLE
 from twinvae.registry import REFERENCE
 
 # Two unlike clips, of two frame batches each, an odd one first; sides that slabs do not divide.
@@ -16,7 +17,6 @@ CLIPS = {"encode": (2, 17, 17, 26), "decode": (2, 5, 5, 7)}
 SHORT = {"encode": 4, "decode": 1}
 # Bytes of a slab: one row of every layer; several rows and a remainder of the largest, and whole frames of the others.
 SLABS = {"single rows": 1, "several rows": 100_000}
-METRICS = ("max_abs", "relative_l2")
 CASES = [pytest.param(operation, size, None, id=f"{operation}-{size}") for operation in CLIPS for size in SLABS]
 CASES += [pytest.param(one, "several rows", SHORT[one], id=f"{one}-short frame batches") for one in CLIPS]
 
@@ -33,15 +33,14 @@ def test_every_form_computes_what_diffusers_computes(
     def run(vae):
         return {"output": whole(vae, operation, clip, batch or getattr(vae, BATCH_SIZE[operation]))}
 
-    forms = [form for form in vae.forms if form != WHOLE_FRAMES]
+    forms = [form for form in vae.forms if form != WHOLE]
     if not forms:
         pytest.skip("this backend has one form alone, which every other test runs")
     expected = once((__name__, model.label, operation, batch), lambda: run(load(REFERENCE, model, "eager", dtype)))
     vae.slab_bytes = SLABS[size]
     shorter = f", frame batches of {batch}" if batch else ""
-    bars = {metric: WHOLE[dtype][metric] for metric in METRICS}
     for form in forms:
         vae.forms = (form,)
         found = run(vae)
         check_shapes(found, expected)
-        hold(record, bars, measured(bars, found, expected), f"{form}, {size}{shorter}", operation=operation)
+        hold(record, FORMS, measured(FORMS, found, expected), f"{form}, {size}{shorter}", operation=operation)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twinvae.bench.bars import WHOLE, check_shapes, hold, measured, precise
+from suites.parity.bars import FRAME_COUNTS
+from twinvae.bench.bars import check_shapes, hold, measured, precise
 from twinvae.registry import REFERENCE
 
 # Frames, batch, height and width; the videos' sides are no multiples of 8. Two unlike items see all that a single one
 # does. Of single items, those that the whole VAE's test has compiled programs for: they cost nothing more.
 VIDEOS = [(frames, 2, 9, 18) for frames in range(1, 19)] + [(9, 1, 17, 26)]
-METRICS = ("mae", "max_abs", "mae_vs_torch")
 LATENTS = [(frames, 2, 1, 2) for frames in range(1, 10)] + [(3, 1, 2, 3)]
 
 
@@ -40,6 +40,7 @@ def _compare(operation, given, run, load, vae, model, dtype, record):
     in_torch = expected if dtype == precise(dtype) else run(load(REFERENCE, model, "eager", dtype))
     found, expected, in_torch = ({"output": np.asarray(output)} for output in (found, expected, in_torch))
     check_shapes(found, expected)
-    bars = {metric: bar for metric, bar in WHOLE[dtype].items() if metric in METRICS}
-    values = measured(bars, found, expected, in_torch)
-    hold(record, bars, values, "frame counts", operation=operation, shape="x".join(map(str, given.shape)))
+    values = measured(FRAME_COUNTS[dtype], found, expected, in_torch)
+    hold(
+        record, FRAME_COUNTS[dtype], values, "frame counts", operation=operation, shape="x".join(map(str, given.shape))
+    )

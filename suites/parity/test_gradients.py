@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twinvae.bench.bars import ROUNDING, Bar, check_shapes, hold, measured
+from suites.parity.bars import GRADIENTS
+from twinvae.bench.bars import check_shapes, hold, measured
 from twinvae.registry import REFERENCE
 
 VIDEO = (1, 8, 9, 18)
 SAMPLE_BATCH = 4  # two frame batches on the way in: gradients flow through the conv cache
-BARS = {"max_abs": Bar(None, ROUNDING, 1e-10), "relative_l2": Bar(1e-10, ROUNDING, 1e-12)}
 
 
 @pytest.mark.only(dtype=("float64",), once=True, large=False)
@@ -29,4 +29,4 @@ def test_gradients_match_the_reference(vae, load, model, dtype, options, record)
     assert len(expected) == len(vae.state_dict()) + 1
     check_shapes(found, expected)
     # The encoder's log-variance half has no part in the mode: its gradients are 0 on both sides, and stay in.
-    hold(record, BARS, measured(BARS, found, expected), "gradients", operation="reconstruct")
+    hold(record, GRADIENTS, measured(GRADIENTS, found, expected), "gradients", operation="reconstruct")

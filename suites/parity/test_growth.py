@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twinvae.bench.bars import BLOCK, check_dtypes, check_shapes, drawn, hold, measured, precise
+from suites.parity.bars import BLOCK
+from twinvae.bench.bars import check_dtypes, check_shapes, drawn, hold, measured, precise
 from twinvae.bench.torch_bfloat16 import ProductsInFloat32
 from twinvae.registry import REFERENCE
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 import twinvae
-from twinvae.bench.bars import LAYER, check_dtypes, check_shapes, hold, measured, precise
+from suites.parity.bars import FAR_FROM_ZERO, LAYER
+from twinvae.bench.bars import Bars, check_dtypes, check_shapes, hold, measured, precise
 from twinvae.bench.layers import drawn_tensors, input_channels, latent_channels, parts_of, rounded, used_cache
 from twinvae.registry import REFERENCE
 
@@ -21,7 +23,7 @@ class Case(NamedTuple):
         x, zq: [time, height, width] of the input, and of the latents that condition it.
         temb: channels of the time embedding.
         centre, spread: mean and standard deviation of the input.
-        float32_limit: of the relative error, where rounding alone is above the common one.
+        bars: per dtype, where rounding alone is above the common ones.
     """
 
     layer: str
@@ -31,7 +33,7 @@ class Case(NamedTuple):
     temb: int | None = None
     centre: float = 0.0
     spread: float = 1.0
-    float32_limit: float | None = None
+    bars: Mapping[str, Bars] = {}
 
 
 CAUSAL, SPATIAL_NORM = "CogVideoXCausalConv3d", "CogVideoXSpatialNorm3D"
@@ -71,7 +73,7 @@ LAYERS: dict[str, Case] = {
     "causal conv, one frame": Case(CAUSAL, CONV, (1, 5, 6)),
     "causal conv, wide, odd": Case(CAUSAL, WIDE, (5, 4, 3)),
     "group norm": Case("GroupNorm", NORM, (3, 5, 6)),
-    "group norm, far from zero": Case("GroupNorm", NORM, (3, 5, 6), centre=30, float32_limit=1e-5),
+    "group norm, far from zero": Case("GroupNorm", NORM, (3, 5, 6), centre=30, bars={"float32": FAR_FROM_ZERO}),
     "spatial norm, odd": Case(SPATIAL_NORM, SPATIAL, (5, 6, 8), zq=(3, 3, 4)),
     "downsample, time, odd": Case(DOWNSAMPLE, SAMPLER_TIME, (5, 6, 5)),
     "upsample, time, odd": Case(UPSAMPLE, SAMPLER_TIME, (3, 3, 4)),
@@ -184,9 +186,7 @@ def _compare(case: str, spec: Case, backend: str, mode: str, dtype: str, record:
     found = outputs(backend, dtype, mode, carried)
     check_shapes(found, expected)
     check_dtypes(found, dtype)
-    bars = LAYER[dtype]
-    if dtype == "float32" and spec.float32_limit:
-        bars = bars | {"relative_l2": bars["relative_l2"]._replace(limit=spec.float32_limit)}
+    bars = spec.bars.get(dtype, LAYER[dtype])
     hold(record, bars, measured(bars, found, expected, in_torch), case)
 
 

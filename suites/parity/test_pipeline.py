@@ -22,8 +22,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 import twinvae
+from suites.parity.bars import PIPELINE
 from twinvae import PRESETS
-from twinvae.bench.bars import ROUNDING, Bar, check_shapes, hold, measured
+from twinvae.bench.bars import check_shapes, hold, measured
 from twinvae.checkpoint import write_checkpoint
 from twinvae.seeded import seeded_tensors
 
@@ -31,8 +32,6 @@ HEIGHT, WIDTH, FRAMES, TEXT = 32, 48, 9, 8
 WORDS = ["<pad>", "</s>", "<unk>", "a", "panda", "plays", "guitar"]
 CONFIG = PRESETS["tiny"].model_copy(update={"invert_scale_latents": True})  # read by the image pipeline alone
 SIZE = {"height": HEIGHT, "width": WIDTH}
-# Of the pipeline's video, in [0, 1].
-BARS = {"mae": Bar(None, ROUNDING, 1e-6), "max_abs": Bar(1e-4, ROUNDING, 1e-5)}
 
 
 def image(phase: float) -> Image.Image:
@@ -139,4 +138,4 @@ def test_a_pipeline_gives_the_video_of_diffusers_vae(name, backend, mode, dtype,
     }
     both = dict.fromkeys(found, expected)
     check_shapes(found, both)
-    hold(record, BARS, measured(BARS, found, both), f"pipeline, {name}", preset="tiny")
+    hold(record, PIPELINE, measured(PIPELINE, found, both), f"pipeline, {name}", preset="tiny")

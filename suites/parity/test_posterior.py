@@ -8,18 +8,14 @@ import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
+from suites.parity.bars import POSTERIOR
 from twinvae import Posterior
 from twinvae.arrays import DTYPES, dtype_scope, to_torch
-from twinvae.bench.bars import ROUNDING, Bar, check_shapes, hold, measured
+from twinvae.bench.bars import check_shapes, hold, measured
 
 SHAPE = (2, 3, 4, 5, 6)  # three latent channels
 # Log-variances inside the clamp, far past both of its ends [-30, 20], and where they overflow.
 SCALES = {"ordinary": 2.0, "extreme": 60.0, "infinite": np.inf}
-BARS = {
-    "float64": {"relative_l2": Bar(1e-14, ROUNDING, 1e-15)},
-    "float32": {"relative_l2": Bar(1e-6, ROUNDING, 1e-7)},
-    "bfloat16": {"relative_l2": Bar(1e-2, ROUNDING, 1e-3)},
-}
 KEY = 7
 
 
@@ -44,7 +40,7 @@ def test_a_posterior_is_that_of_diffusers(scale, kind, dtype, options, record):
     assert {np.asarray(value).dtype for value in found.values()} == {DTYPES[dtype]}
     found = {name: np.asarray(value, np.float64) for name, value in found.items()}
     check_shapes(found, expected)
-    hold(record, BARS[dtype], measured(BARS[dtype], found, expected), f"posterior, {scale}, {kind}")
+    hold(record, POSTERIOR[dtype], measured(POSTERIOR[dtype], found, expected), f"posterior, {scale}, {kind}")
 
 
 @pytest.mark.parametrize("kind", ["numpy", "jax"])

@@ -1,12 +1,13 @@
-"""What is timed: sizes, dtypes and contenders per platform, as data, and the bars that ratios are held to."""
+"""What is timed: sizes, dtypes and contenders per platform, as data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 
+from twinvae.bench.bars import Bar
 from twinvae.bench.options import Model, Options
 from twinvae.registry import REFERENCE
 from twinvae.tiles import Operation
@@ -69,17 +70,6 @@ LARGE_ON_ACCELERATOR = (
     Plan((*WIDE[1:], *SMALLER), dtypes=("bfloat16", "float32"), modes=("jit",), reference=BOTH, rounds=5),
 )
 
-# The figures to reach, of the full architecture, 9 frames at 96x160 in float32 on a CPU: a backend's call over
-# PyTorch's, over torch.compile's, and a backend's eager call over its jitted one.
-VS_REFERENCE = {
-    ("flax", "jit", "decode"): 0.68,
-    ("flax", "jit", "encode"): 0.75,
-    ("torchax", "jit", "decode"): 1.0,
-    ("torchax", "jit", "encode"): 1.0,
-}
-VS_COMPILED = {("flax", "jit", "decode"): 0.75}
-VS_JIT = {("flax", "eager", "decode"): 2.0}
-
 
 class Contender(NamedTuple):
     """Who is timed: a backend, op by op ("eager") or compiled ("jit", which for the reference is torch.compile)."""
@@ -113,10 +103,11 @@ class Group(NamedTuple):
     def __str__(self) -> str:
         return f"{self.model.label} {self.operation} {self.size} {self.dtype}"
 
-    def limit(self, bars: dict[tuple[str, str, str], float], contender: Contender) -> float | None:
-        """The bar of a contender, where this is what the figures are given for."""
+    def limit(self, figures: Mapping[tuple[str, str, str], Bar], contender: Contender) -> float | None:
+        """The figure that a contender is to reach, where this is what the figures are given for."""
         meant = self.model.is_large and self.size == Size(9, 96, 160) and self.dtype == "float32"
-        return bars.get((*contender, self.operation)) if meant and jax.default_backend() == "cpu" else None
+        figure = figures.get((*contender, self.operation)) if meant and jax.default_backend() == "cpu" else None
+        return figure and figure.limit
 
 
 def timed(options: Options) -> list[dict[str, Any]]:

@@ -25,9 +25,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from suites.speed.bars import GATE, GATED
 from suites.speed.cases import PYTORCH, Contender, Group, Size
 from suites.speed.contenders import load
-from suites.speed.measure import RATIO_TOLERANCE, measure, vs_reference
+from suites.speed.measure import measure, vs_reference
 from twinvae import VideoVAE
 from twinvae.bench.baselines import Entry
 from twinvae.bench.options import Model
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.runs < 1:
         parser.error(f"--runs {given.runs}: expected a whole number from 1 up")
     console = Console()
-    console.print(f"{FLAX} over {PYTORCH}, {GROUP}; past {RATIO_TOLERANCE:g} times the baseline is regressed")
+    console.print(f"{FLAX} over {PYTORCH}, {GROUP}; past {GATE[GATED].tolerance:g} times the baseline is regressed")
     [baseline] = middle_of_processes(lambda process: [_measured(process, CONDITIONS[1])])
     if not baseline.sure:
         console.print(f"no baseline: {baseline.note}")

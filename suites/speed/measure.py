@@ -11,10 +11,26 @@ from typing import Any, NamedTuple
 
 import torch
 
-from suites.speed.cases import COMPILED, PYTORCH, VS_COMPILED, VS_JIT, VS_REFERENCE, Contender, Group
+from suites.speed.bars import (
+    AGAIN,
+    COSTS,
+    COUNTS,
+    GATE,
+    GATED,
+    OVER_COMPILED,
+    OVER_JIT,
+    OVER_PYTORCH,
+    SHOWN,
+    TIMES,
+    VS_COMPILED,
+    VS_JIT,
+    VS_REFERENCE,
+)
+from suites.speed.cases import COMPILED, PYTORCH, Contender, Group
 from suites.speed.contenders import evidence, input_of, load, out_of_memory, ready
 from suites.speed.peak import nominal_flops, peak
 from twinvae import VideoVAE
+from twinvae.bench.bars import Bar
 from twinvae.bench.timing import (
     ENOUGH,
     FASTEST,
@@ -30,14 +46,8 @@ from twinvae.bench.timing import (
 from twinvae.bench.xla_cost import PRODUCTS_IN_FLOAT32, compiled, seconds_by_stage, stages
 from twinvae.registry import REFERENCE
 
-RATIO_TOLERANCE = 1.05  # how far a ratio may move before it has got worse
-EXACT_TOLERANCE = {"operations as written": 1.25}  # a loop in Python multiplies them; an operation more is no harm
-# As a tolerance: held against no baseline, because another value of the same run is. So are all absolute times: on
-# another day's machine of the same name and size, first calls of unchanged code took 1.5 to 2.1 times as long.
-SHOWN_ONLY = math.inf
 PATIENCE = 20.0  # seconds for which quiet rounds are waited for
 LONG_CALL = 2.0  # seconds from which a call needs no second one to warm up
-GATED = "fastest calls over PyTorch's"
 FAILED = "failed: see the failed tests"
 
 
@@ -156,58 +166,53 @@ def steady_values(measured: Measured, contender: Contender) -> list[dict[str, An
     """Times, ratios and rates of a contender's warm call."""
     group, size = measured.group, measured.group.size
     if note := measured.note(contender):
-        return [_absolute("time of a call", None, "s", note=note)]
+        return [_absolute("time of a call", None, note=note)]
     wanted = min(ENOUGH, group.eager_rounds if contender.slow else group.rounds)
     seconds = median(measured.timings, str(contender), wanted)
     ours = contender.backend != REFERENCE
-    values = [_absolute("time of a call", seconds, "s")]
+    values = [_absolute("time of a call", seconds)]
     if contender != PYTORCH:
-        limit = group.limit(VS_REFERENCE, contender)
-        shown = {"tolerance": SHOWN_ONLY, "limit": limit}
-        values.append(vs_reference(measured, contender, "time over PyTorch", 0.5, wanted) | shown)
+        bar = SHOWN[OVER_PYTORCH]._replace(limit=group.limit(VS_REFERENCE, contender))
+        values.append(vs_reference(measured, contender, OVER_PYTORCH, bar, 0.5, wanted))
     if ours:
         # From one process to the next this moves by 10 %: the gate's own measurement is the one that is judged.
-        values.append(vs_reference(measured, contender, wanted=wanted) | {"tolerance": SHOWN_ONLY})
+        values.append(vs_reference(measured, contender, bar=SHOWN[GATED], wanted=wanted))
     if ours and contender.mode == "jit" and _timed(measured, COMPILED):
-        limit = group.limit(VS_COMPILED, contender)
-        values.append(
-            _ratio(measured, contender, COMPILED, "time over torch.compile", wanted, limit=limit, tolerance=SHOWN_ONLY)
-        )
+        bar = SHOWN[OVER_COMPILED]._replace(limit=group.limit(VS_COMPILED, contender))
+        values.append(_ratio(measured, contender, COMPILED, OVER_COMPILED, bar, wanted))
     jitted = contender._replace(mode="jit")
     if contender.slow and _timed(measured, jitted):
-        limit = group.limit(VS_JIT, contender)
-        values.append(
-            _ratio(measured, contender, jitted, "eager over jit", wanted, limit=limit, better="higher",
-                   tolerance=SHOWN_ONLY)
-        )  # fmt: skip
+        bar = SHOWN[OVER_JIT]._replace(limit=group.limit(VS_JIT, contender))
+        values.append(_ratio(measured, contender, jitted, OVER_JIT, bar, wanted))
     flops = nominal_flops(group)
-    rates = {
-        "frames/s": (size.frames, "frames/s"),
-        "megapixels/s": (size.megapixels, "Mpx/s"),
-        "nominal FLOP/s": (flops / 1e9, "GFLOP/s"),
-    }
-    for metric, (amount, unit) in rates.items():
-        values.append(_absolute(metric, _rate(amount, seconds), unit, better="higher"))
+    rates = {"frames/s": size.frames, "megapixels/s": size.megapixels, "nominal FLOP/s": flops / 1e9}
+    for metric, amount in rates.items():
+        values.append(_absolute(metric, _rate(amount, seconds)))
     if group.dtype != "float64":
         share = _rate(100 * flops / max(peak(group.dtype).values()), seconds)
-        values.append(_absolute("share of the peak", share, "%", better="higher"))
+        values.append(_absolute("share of the peak", share))
     return values
 
 
 def vs_reference(
-    measured: Measured, contender: Contender, metric: str = GATED, share: float = FASTEST, wanted: int = ENOUGH
+    measured: Measured,
+    contender: Contender,
+    metric: str = GATED,
+    bar: Bar = GATE[GATED],
+    share: float = FASTEST,
+    wanted: int = ENOUGH,
 ) -> dict[str, Any]:
     """A contender's time over PyTorch's. That of the fastest calls says whether it has become slower."""
     if PYTORCH in measured.failures:
         note = f"PyTorch: {measured.note(PYTORCH)}"
-        return {"metric": metric, "value": None, "unit": "x", "kind": "ratio", "note": note}
-    return _ratio(measured, contender, PYTORCH, metric, wanted, share)
+        return {"metric": metric, "value": None, "kind": "ratio", "note": note} | bar.fields
+    return _ratio(measured, contender, PYTORCH, metric, bar, wanted, share)
 
 
 def first_call_values(measured: Measured, contender: Contender) -> tuple[list[dict[str, Any]], list[float]]:
     """Where the first call goes, and its seconds. It is taken once: when disturbed, it says nothing sure."""
     if contender not in measured.first:
-        return [_absolute("first call, whole", None, "s", note=measured.note(contender))], []
+        return [_absolute("first call, whole", None, note=measured.note(contender))], []
     first = measured.first[contender]
     quiet = first.foreign <= QUIET
     note = "" if quiet else f"other work took {100 * first.foreign:.0f} % of the cores: close it and run again"
@@ -215,16 +220,16 @@ def first_call_values(measured: Measured, contender: Contender) -> tuple[list[di
     for stage, seconds in {"whole": first.seconds, **first.stages}.items():
         bounds = (seconds, seconds) if quiet else (0.0, math.inf)
         estimate = Estimate(seconds, *bounds, 1, note)
-        values.append(_absolute(f"first call, {stage}", estimate, "s"))
+        values.append(_absolute(f"first call, {stage}", estimate))
     return values, [first.seconds]
 
 
 def program_values(measured: Measured, contender: Contender) -> dict[str, list[dict[str, Any]]]:
     """The exact costs of each program of a jitted call, by the program's name."""
-    shared = {"kind": "exact", "better": "lower", "of_compiler": True}
+    shared = {"kind": "exact", "of_compiler": True}
     return {
         name: [
-            shared | {"metric": metric, "value": value, "tolerance": EXACT_TOLERANCE.get(metric, 1.0)}
+            shared | {"metric": metric, "value": value} | COSTS[metric].fields
             for metric, value in costs.items()
             if metric != PRODUCTS_IN_FLOAT32 or measured.group.dtype == "bfloat16"
         ]
@@ -236,19 +241,15 @@ def compilation_values(measured: Measured, contender: Contender) -> list[dict[st
     """How many programs a jitted call runs, and compiles when it is repeated."""
     counts = {}
     if contender in measured.dispatches:
-        counts["programs run"] = {"value": measured.dispatches[contender]}
+        counts["programs run"] = measured.dispatches[contender]
     if contender in measured.again:
-        counts["programs compiled when called again"] = {
-            "value": measured.again[contender],
-            "limit": 0,
-            "better": "equal",
-        }
-    return [{"kind": "exact", "metric": metric} | fields for metric, fields in counts.items()]
+        counts[AGAIN] = measured.again[contender]
+    return [{"kind": "exact", "metric": metric, "value": n} | COUNTS[metric].fields for metric, n in counts.items()]
 
 
-def ratio_fields(found: Estimate, tolerance: float) -> dict[str, Any]:
+def ratio_fields(found: Estimate, bar: Bar) -> dict[str, Any]:
     """A ratio's fields of a record."""
-    return {"unit": "x", "kind": "ratio", "tolerance": tolerance} | _fields(found)
+    return {"kind": "ratio"} | bar.fields | _fields(found)
 
 
 def _timed(measured: Measured, contender: Contender) -> bool:
@@ -260,18 +261,19 @@ def _ratio(
     contender: Contender,
     other: Contender,
     metric: str,
+    bar: Bar,
     wanted: int,
     share: float = 0.5,
-    **fields: Any,
 ) -> dict[str, Any]:
     found = ratio(measured.timings, str(contender), str(other), wanted, share)
-    return {"metric": metric} | ratio_fields(found, RATIO_TOLERANCE) | fields
+    return {"metric": metric} | ratio_fields(found, bar)
 
 
-def _absolute(metric: str, found: Estimate | None, unit: str, **fields: Any) -> dict[str, Any]:
-    tolerance = 1.0 if found is None else SHOWN_ONLY  # a call that fails where it did not before has got worse
-    shared = {"metric": metric, "unit": unit, "kind": "absolute", "tolerance": tolerance, "value": None}
-    return shared | ({} if found is None else _fields(found)) | fields
+def _absolute(metric: str, found: Estimate | None, note: str = "") -> dict[str, Any]:
+    shared = {"metric": metric, "kind": "absolute"} | TIMES[metric].fields
+    if found is None:  # a call that fails where it did not before has got worse
+        return shared | {"value": None, "tolerance": 1.0, "note": note}
+    return shared | _fields(found)
 
 
 def _fields(found: Estimate) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import torch
 from diffusers.models.autoencoders import autoencoder_kl_cogvideox as diffusers_layers
 
 import twinvae
+from suites.speed.bars import COSTS, GROWTH, WRITTEN_ONCE
 from suites.speed.clock import replay, replay_clock
-from suites.speed.measure import EXACT_TOLERANCE
+from twinvae.bench.bars import hold
 from twinvae.bench.xla_cost import program_costs, written_operations
 
 pytestmark = [
@@ -65,8 +66,7 @@ def test_a_program_is_written_once_for_clips_of_any_size(
     lower = vae.lower_encode if operation == "encode" else vae.lower_decode
     start = time.perf_counter()
     before, after = (written_operations(lower((*clip, channels))) for clip in CLIPS[change][operation])
-    record(case=f"clips, {change}", operation=operation, metric="operations written more", value=after - before,
-           limit=0, better="equal")  # fmt: skip
+    hold(record, WRITTEN_ONCE, {GROWTH: after - before}, f"clips, {change}", operation=operation)
     replay(benchmark, [time.perf_counter() - start], "programs as written")
 
 
@@ -82,7 +82,5 @@ def test_a_wide_layer_costs_what_it_did(case, backend, mode, dtype, model, recor
     given = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in (("x", spec.x), ("zq", spec.zq)) if shape}
     start = time.perf_counter()
     costs = program_costs(jax.jit(lambda given: layer(**given)[0]).lower(given))
-    for metric, value in costs.items():
-        record(case=f"{case}, wide", shape="x".join(map(str, spec.x)), metric=metric, value=value, kind="exact",
-               better="lower", of_compiler=True, tolerance=EXACT_TOLERANCE.get(metric, 1.0))  # fmt: skip
+    hold(record, COSTS, costs, f"{case}, wide", shape="x".join(map(str, spec.x)), of_compiler=True)
     replay(benchmark, [time.perf_counter() - start], "wide layers")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import twinvae
+from suites.tiling.bars import BLEND
 from twinvae.bench import metrics
-from twinvae.bench.bars import ROUNDING, Bar, hold
+from twinvae.bench.bars import hold
 from twinvae.tiles import HEIGHT, WIDTH, Axis, TileGrid, TileSettings, run_tiles
 
 AXES = {"height": HEIGHT, "width": WIDTH}
@@ -38,7 +39,6 @@ CASES: dict[str, Case] = {
     "extent larger than the neighbour": Case(5, neighbour=4),
     "extent larger than both": Case(40, tile=7, neighbour=6),
 }
-BARS = {"max_abs": Bar(1e-14, ROUNDING, 1e-15)}
 # How the tiles of a frame that the network leaves as it is (every cell 8 times) are put together again.
 WHOLE_CELLS: dict[str, TileSettings] = {
     "no overlap": TileSettings(32, 24, 0, 0),
@@ -60,7 +60,7 @@ def test_a_blend_is_that_of_diffusers(case, axis, vae, reference, record):
     tile, neighbour = (along(axis, rng.normal(size=(2, 3, cells, 5, 4))) for cells in (spec.tile, spec.neighbour))
     expected = reference.blend(tile, neighbour, spec.extent, AXES[axis])
     values = {"max_abs": metrics.max_abs(blended(vae, tile, neighbour, case, axis), expected)}
-    hold(record, BARS, values, f"blend of {case}, {axis}")
+    hold(record, BLEND, values, f"blend of {case}, {axis}")
 
 
 @each_axis

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import twinvae
-from twinvae.bench.bars import WHOLE, check_shapes, hold, measured
+from suites.tiling.bars import OFF, TILED
+from twinvae.bench.bars import check_shapes, hold, measured
 
 OPERATIONS = ("encode", "decode")
 
@@ -88,12 +89,13 @@ def test_tiled_results_are_those_of_diffusers(case, operation, vae, reference, m
     expected = once((__name__, model.label, dtype, case, operation), lambda: tiled(reference, case, operation, clip))
     found = tiled(vae, case, operation, clip)
     check_shapes({"tiled": found}, {"tiled": expected})
-    bars, size = {"max_abs": WHOLE[dtype]["max_abs"]}, "x".join(map(str, clip.shape[2:4]))
+    bars, size = TILED[dtype], "x".join(map(str, clip.shape[2:4]))
     hold(record, bars, measured(bars, {"tiled": found}, {"tiled": expected}), case, operation=operation,
                 shape=size)  # fmt: skip
     off = rows_and_columns_off(found, clip, vae.config.spatial_compression, operation)
-    record(case=case, operation=operation, shape=size, metric="rows and columns off", value=off, better="equal",
-           unit="cells" if operation == "encode" else "px")  # fmt: skip
+    unit = "cells" if operation == "encode" else "px"
+    bars = {"rows and columns off": OFF["rows and columns off"]._replace(unit=unit)}
+    hold(record, bars, {"rows and columns off": off}, case, operation=operation, shape=size)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

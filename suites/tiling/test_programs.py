@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import twinvae
-from twinvae.bench.bars import Bar, hold
+from suites.tiling.bars import PROGRAMS
+from twinvae.bench.bars import hold
 from twinvae.bench.xla_cost import NETWORK, compiled, stages
 from twinvae.frames import frame_batches
 from twinvae.tiles import tile_shapes
@@ -35,8 +36,8 @@ def test_one_program_is_compiled_for_a_tile_shape_and_frame_batch_length(
     shapes = tile_shapes(vae.tile_settings.grid(operation, *size, model.config.spatial_compression))
     lengths = {batch.stop - batch.start for batch in frame_batches(frames, BATCH)}
     values = {"programs compiled": counts[0], "programs compiled for more tiles and frames": counts[1]}
-    limits = (len(set(shapes)) * len(lengths), 0)
-    bars = {name: Bar(limit, 1, 0) for name, limit in zip(values, limits, strict=True)}
+    limit = len(set(shapes)) * len(lengths)
+    bars = PROGRAMS | {"programs compiled": PROGRAMS["programs compiled"]._replace(limit=limit)}
     assert counts[0], "no program was seen to be compiled: the count says nothing"
     case = f"{len(shapes)} tiles of {len(set(shapes))} shapes, {len(lengths)} lengths of frame batches"
     hold(record, bars, values, case, operation=operation)

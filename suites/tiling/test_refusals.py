@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from twinvae.bench.bars import WHOLE, check_shapes, hold, measured
+from suites.tiling.bars import TILED
+from twinvae.bench.bars import check_shapes, hold, measured
 
 # Arguments of enable_tiling: height and width of a tile, then their overlaps; and what the message says.
 REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
@@ -62,8 +63,7 @@ def test_a_sliver_is_refused_before_any_compute_with_a_tile_size_that_works(
         one.enable_tiling(**{offered[1]: int(offered[2])})
     expected, found = ({"moments": np.asarray(one.encode(video).moments)} for one in (reference, vae))
     check_shapes(found, expected)
-    bars = {"max_abs": WHOLE[dtype]["max_abs"]}
-    hold(record, bars, measured(bars, found, expected), f"tile offered for {case}", operation="encode")
+    hold(record, TILED[dtype], measured(TILED[dtype], found, expected), f"tile offered for {case}", operation="encode")
 
 
 def test_diffusers_cannot_encode_less_than_a_latent_cell_either(model, reference):

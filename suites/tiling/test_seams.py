@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from suites.tiling.bars import SEAMS, UNBLENDED
 from suites.tiling.seams import difference_map, seams, step_across_seams, steps_along
 from twinvae.bench import metrics
-from twinvae.bench.bars import Bar, hold
+from twinvae.bench.bars import hold
 from twinvae.registry import REFERENCE
 from twinvae.tiles import HEIGHT, WIDTH
 
@@ -16,14 +17,6 @@ OVERLAPS = (0, 1 / 8, 1 / 4, 1 / 2)
 SHOWN = (0, 1 / 4, 1 / 2)
 TILE = (64, 64)
 FRAMES, FRAME = 9, (128, 224)
-BARS = {
-    "step across seams": Bar(1.2, 1.05, 1.05, unit="x"),
-    "mae": Bar(None, 1.02, 0),
-    "max_abs": Bar(None, 1.1, 0),
-    "psnr": Bar(None, 1.02, 0, "higher", "dB"),
-    "ssim": Bar(None, 1.02, 0, "higher"),
-}
-UNBLENDED = BARS | {"step across seams": BARS["step across seams"]._replace(limit=None)}
 
 
 @pytest.mark.only(mode=("jit",), dtype=("float32",), asked=True)
@@ -41,7 +34,7 @@ def test_blended_tiles_show_no_seam(overlap, vae, load, model, clip, once, recor
 
     values = {name: getattr(metrics, name)(tiled, untiled) for name in ("mae", "max_abs", "psnr", "ssim")}
     values["step across seams"] = step_across_seams(tiled, untiled, grid)
-    hold(record, BARS if overlap else UNBLENDED, values, f"overlap {overlap:g}", operation="decode",
+    hold(record, SEAMS if overlap else UNBLENDED, values, f"overlap {overlap:g}", operation="decode",
                 shape="x".join(map(str, tiled.shape)))  # fmt: skip
     if overlap in SHOWN:
         height, width = tiled.shape[2:4]

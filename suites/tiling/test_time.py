@@ -12,27 +12,23 @@ import numpy as np
 import pytest
 
 import twinvae
+from suites.tiling.bars import BLENDING, BLENDS, LARGE_BLENDS, LARGE_COST, SMALL_COST, TIME
+from twinvae.bench.bars import hold
 from twinvae.bench.timing import bootstrapped, ratio, time_in_turn
 from twinvae.tiles import tile_shapes
 
 
 class Frame(NamedTuple):
-    """Latents, how they are tiled (tiles in pixels), how often they are timed, and the bars: of the time, per backend,
-    and of blending's share.
-    """
+    """Latents, how they are tiled (tiles in pixels), and how often they are timed."""
 
     latents: tuple[int, int, int]  # frames, height, width
     tile: tuple[int, int]
     overlap: tuple[float, float]
     rounds: int
-    time_limits: dict[str, float | None]
-    share_limit: float | None
 
 
-# A tiny network is over before its overhead is: what it takes is held to its baseline alone.
-SMALL = Frame((3, 8, 20), (64, 64), (0, 1 / 4), 5, {}, None)
-LARGE = Frame((3, 24, 40), (96, 160), (1 / 6, 1 / 5), 3, {"flax": 1.15}, 0.03)
-ANY_BACKEND = 1.25
+SMALL = Frame((3, 8, 20), (64, 64), (0, 1 / 4), 5)
+LARGE = Frame((3, 24, 40), (96, 160), (1 / 6, 1 / 5), 3)
 
 
 @pytest.fixture(autouse=True)
@@ -58,15 +54,14 @@ def test_tiling_costs_little_more_than_its_overlap(vae, model, backend, dtype, r
     timings = time_in_turn({"tiled": lambda: run(True), "untiled": lambda: run(False)}, spec.rounds)
     factor = ratio(timings, "tiled", "untiled")
     shares = np.array([blending_share(vae, lambda: run(True)) for _ in range(max(2, spec.rounds // 2))])
-    limit = spec.time_limits.get(backend, ANY_BACKEND) if model.is_large else None
+    cost = LARGE_COST.get(backend, LARGE_COST["other"]) if model.is_large else SMALL_COST
     fields = {"case": f"{len(cells)} tiles, {work:.3g} times the pixels", "operation": "decode", "kind": "ratio",
               "shape": "x".join(map(str, latents.shape))}  # fmt: skip
-    record(**fields, metric="time over untiled, for each pixel decoded", value=factor.value / work, unit="x",
-           interval=(factor.low / work, factor.high / work), limit=limit, tolerance=1.25, runs=factor.runs,
-           note=factor.note)  # fmt: skip
-    record(**fields, metric="share of time spent blending", value=np.median(shares), limit=spec.share_limit,
-           interval=bootstrapped(lambda rounds: np.median(shares[rounds], axis=-1), np.arange(len(shares))),
-           tolerance=1.5, floor=0.03, runs=len(shares))  # fmt: skip
+    interval = factor.low / work, factor.high / work
+    hold(record, cost, {TIME: factor.value / work}, **fields, interval=interval, runs=factor.runs, note=factor.note)
+    interval = bootstrapped(lambda rounds: np.median(shares[rounds], axis=-1), np.arange(len(shares)))
+    blends = LARGE_BLENDS if model.is_large else BLENDS
+    hold(record, blends, {BLENDING: np.median(shares)}, **fields, interval=interval, runs=len(shares))
 
 
 def blending_share(vae: twinvae.VideoVAE, run: Callable[[], None]) -> float:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from suites.speed.measure import RATIO_TOLERANCE, ratio_fields
+from suites.speed.bars import GATE, GATED
+from suites.speed.measure import ratio_fields
 from twinvae.bench import timing
 from twinvae.bench.baselines import Entry
 from twinvae.bench.records import Record
@@ -166,7 +167,7 @@ def test_a_slowdown_is_regressed_and_noise_is_not(slower, least, most):
         start = rng.integers(27)
         a[start : start + 13] *= rng.uniform(1.2, 1.8, 13)
         b[start : start + 13] *= rng.uniform(1.2, 1.8, 13)
-        fields = ratio_fields(ratio(rounds_of(a, b), "a", "b", share=FASTEST), RATIO_TOLERANCE)
+        fields = ratio_fields(ratio(rounds_of(a, b), "a", "b", share=FASTEST), GATE[GATED])
         record = Record(suite="speed", case="c", metric="m", **fields)
         regressed += judge(record, Entry(case="c", metric="m", value=0.5)).status == "regressed"
     assert least <= regressed <= most

@@ -1,4 +1,4 @@
-"""What a suite adds to its page: the pictures of its `figure.py`, the tables of its `page.py`, and `page.md.j2`."""
+"""What a suite adds: the bars of its `bars.py`, the pictures of its `figure.py`, the tables of its `page.py`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 
+from twinvae.bench.bars import Held
 from twinvae.bench.drawing import STYLE, Picture
 from twinvae.bench.records import RunData
 from twinvae.bench.verdicts import Verdict
@@ -25,6 +26,11 @@ def pictures_of(suite: str) -> tuple[Draw, ...]:
 def tables_of(suite: str) -> tuple[Table, ...]:
     """`TABLES` of `suites/<suite>/page.py`, which its template calls by their names; none where there is none."""
     return _constant(suite, "page", "TABLES")
+
+
+def bars_of(suite: str) -> tuple[Held, ...]:
+    """`BARS` of `suites/<suite>/bars.py`: what the suite holds to which bars; none where there is no such file."""
+    return _constant(suite, "bars", "BARS")
 
 
 def draw(data: RunData, verdicts: Sequence[Verdict]) -> list[Picture]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from suites.speed import cases, measure
+from suites.speed.bars import VS_REFERENCE
 from suites.speed.cases import COMPILED, PYTORCH, Contender, Group, Size
 from suites.speed.clock import replay_clock
 from suites.speed.contenders import out_of_memory
@@ -227,13 +228,13 @@ def test_a_dtype_that_is_asked_for_is_timed_at_every_size():
 
 def test_bars_are_of_the_full_architecture_on_a_cpu_alone(monkeypatch):
     given = options(presets=("tiny", "cogvideox-2b"))
-    limits = {group.model.label: group.limit(cases.VS_REFERENCE, Contender("flax", "jit"))
+    limits = {group.model.label: group.limit(VS_REFERENCE, Contender("flax", "jit"))
               for group, _ in cases.groups(given) if group.operation == "decode"}  # fmt: skip
     assert limits == {"tiny": None, "cogvideox-2b": 0.68}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     sizes = {group.size for group, _ in cases.groups(given)}
     assert {Size(81, 768, 1360, True), Size(13, 480, 720), Size(4, 768, 1360)} <= sizes
-    assert all(group.limit(cases.VS_REFERENCE, Contender("flax", "jit")) is None for group, _ in cases.groups(given))
+    assert all(group.limit(VS_REFERENCE, Contender("flax", "jit")) is None for group, _ in cases.groups(given))
 
 
 def test_measured_times_are_what_pytest_benchmark_reads_off_its_timer(benchmark_of):
