@@ -14,7 +14,7 @@ from twinvae.bench.clips import synthetic_clip
 from twinvae.bench.options import NAMES, Model, check_clip, read_options, selected
 from twinvae.checkpoint import seeded_tensors, write_checkpoint
 
-GIVEN = {name.replace("-", "_"): None for name in NAMES}
+GIVEN = {name.replace("-", "_"): None for name in NAMES} | {"one_round": False}
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "unknown backend": ({"backend": "flax,keras"}, r"--backend flax,keras: unknown 'keras'; choose from flax, "),
     "no backend": ({"backend": ","}, r"--backend ,: found no name"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import dis
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -14,24 +16,19 @@ from types import CodeType
 
 import pytest
 
-from trials.catalogue import Edit, Fault, read_catalogue
+from tests.trials.made_up import BASE, EDIT, fault
+from trials.alarm import Outcome
+from trials.catalogue import Fault, read_catalogue
 from trials.faults import selected
 from trials.order import ANSWERABLE, STAGES, SUITES, Stage, files, in_order
-from trials.planting import ROOT, Stale, checkout_copy, edited, plant, unplant
-from trials.processes import run_pytest
-from trials.results import Outcome
-from trials.soak import SEEDS, random_motion, setting
-from trials.trial import backend_options, read_outcome
+from trials.planting import ROOT, Stale, changes, checkout_copy, in_place
+from trials.processes import loaded, run_pytest
+from trials.soak import SEEDS, setting
+from trials.trial import backends_of, run_trial, run_unit_tests
 
 CATALOGUE = read_catalogue()
 LEAST = {"impl_flax": 35, "impl_torchax": 15, "twinvae": 30}
 LEAST_OF_COST = 20
-BASE = {"name": "one", "models": "A mistake.", "kind": "value", "suite": "parity"}
-EDIT = {"file": "port.py", "find": "x = 1", "replace": "x = 2"}
-
-
-def fault(**fields) -> Fault:
-    return Fault(**({"group": "made-up"} | BASE | EDIT | fields))
 
 
 # The catalogue
@@ -39,14 +36,14 @@ def fault(**fields) -> Fault:
 
 def test_the_catalogue_holds_enough_of_every_kind():
     for package, least in LEAST.items():
-        assert sum(one.edits[0].file.startswith(f"{package}/") for one in CATALOGUE) >= least
+        assert sum(one.files[0].startswith(f"{package}/") for one in CATALOGUE) >= least
     assert sum(one.kind == "cost" for one in CATALOGUE) >= LEAST_OF_COST
 
 
 @pytest.mark.parametrize("one", CATALOGUE, ids=lambda one: one.name)
 def test_a_fault_has_its_place_in_the_checkout_and_compiles(one):
-    for path, text in edited(one, ROOT).items():
-        module = compile(text, str(path), "exec")
+    for file, (_, text) in changes(one, ROOT).items():
+        module = compile(text, file, "exec")
         known = _names(module, "STORE_NAME") | set(dir(builtins)) | {"__file__"}
         assert _names(module, "LOAD_GLOBAL") <= known
 
@@ -72,8 +69,8 @@ def _names(code: CodeType, operation: str) -> set[str]:
     [
         ("[[fault]\n", "broken.toml is not TOML"),
         ("[[faults]]\n", r"broken.toml holds faults: expected a list of \[\[fault\]\]"),
-        ('[[fault]]\nname = "one"\n', r"broken.toml, fault 1 \(one\): models: Field required"),
-        ("[[fault]]\n", r"fault 1 \(without a name\)"),
+        ('[[fault]]\nname = "one"\n', r"broken.toml, fault 1: models: Field required"),
+        ("", "broken.toml holds nothing"),
     ],
 )
 def test_a_catalogue_that_is_not_valid_is_refused_with_its_file_and_fault(content, words, tmp_path):
@@ -88,7 +85,8 @@ def test_a_catalogue_that_is_not_valid_is_refused_with_its_file_and_fault(conten
         ({"replace": "x = 1"}, "it is no fault"),
         ({"file": "/etc/passwd"}, "outside of the checkout"),
         ({"file": "../port.py"}, "outside of the checkout"),
-        ({"find": None}, "needs file, find and replace"),
+        ({"find": ""}, "find"),
+        ({"edit": []}, "edit"),
         ({"edit": [EDIT]}, "both edits and a file"),
         ({"name": "Not A Slug"}, "name"),
         ({"kind": "speed"}, "kind"),
@@ -97,6 +95,11 @@ def test_a_catalogue_that_is_not_valid_is_refused_with_its_file_and_fault(conten
 def test_a_fault_that_is_not_valid_is_refused(fields, words):
     with pytest.raises(ValueError, match=words):
         fault(**fields)
+
+
+def test_a_fault_without_an_edit_is_refused():
+    with pytest.raises(ValueError, match=r"edit\.0\.file"):
+        Fault.model_validate({"group": "axes"} | BASE)
 
 
 def test_two_faults_of_one_name_are_refused(tmp_path):
@@ -119,27 +122,30 @@ def test_faults_are_chosen_by_name_class_and_kind():
 # Planting
 
 
-def test_planting_writes_the_fault_and_unplanting_brings_back_what_was_there(tmp_path):
+def test_a_fault_is_there_inside_the_block_and_gone_after_it_whatever_happens(tmp_path):
     port = tmp_path / "port.py"
     port.write_text("x = 1\ny = 3\n")
-    two = fault(file=None, find=None, replace=None,
-                edit=[Edit(**EDIT), Edit(file="port.py", find="y = 3", replace="y = x")])  # fmt: skip
-    before = plant(two, tmp_path)
-    assert port.read_text() == "x = 2\ny = x\n"
-    unplant(before)
+    edits = [EDIT, {"file": "port.py", "find": "y = 3", "replace": "y = x"}]
+    two = Fault.model_validate({"group": "axes", "edit": edits} | BASE)
+    texts = changes(two, tmp_path)
+    assert texts == {"port.py": ("x = 1\ny = 3\n", "x = 2\ny = x\n")}
+    with contextlib.suppress(KeyboardInterrupt), in_place(texts, tmp_path):
+        assert port.read_text() == "x = 2\ny = x\n"
+        raise KeyboardInterrupt
     assert port.read_text() == "x = 1\ny = 3\n"
 
 
 def test_a_planted_fault_of_the_same_size_is_seen_by_python_at_once(tmp_path):
-    port = tmp_path / "port.py"
-    port.write_text("x = 1\n")
-    seen = []
-    for step in (lambda: None, lambda: plant(fault(), tmp_path), lambda: unplant({port: "x = 1\n"})):
-        step()
+    (tmp_path / "port.py").write_text("x = 1\n")
+
+    def seen() -> str:
         command = [sys.executable, "-c", "import port; print(port.x)"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        seen.append(done.stdout.strip())
-    assert seen == ["1", "2", "1"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert seen() == "1"
+    with in_place(changes(fault(), tmp_path), tmp_path):
+        assert seen() == "2"
+    assert seen() == "1"
 
 
 @pytest.mark.parametrize("content", [None, "x = 3\n", "x = 1\nx = 1\n"])
@@ -147,7 +153,8 @@ def test_a_fault_whose_place_is_gone_is_stale_and_writes_nothing(content, tmp_pa
     if content is not None:
         (tmp_path / "port.py").write_text(content)
     with pytest.raises(Stale):
-        plant(fault(), tmp_path)
+        changes(fault(), tmp_path)
+    assert run_trial(fault(), tmp_path).status == "stale"
     assert content is None or (tmp_path / "port.py").read_text() == content
 
 
@@ -171,14 +178,14 @@ def test_a_copy_holds_the_sources_and_not_what_is_ignored(git, tmp_path):
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        (["impl_flax/layers.py"], ("--backend", "flax")),
-        (["impl_torchax/modules.py", "impl_torchax/lowerings.py"], ("--backend", "torchax")),
-        (["impl_flax/layers.py", "impl_torchax/lowerings.py"], ()),
-        (["twinvae/jax/slabs.py"], ()),
+        (["impl_flax/layers.py"], ("flax",)),
+        (["impl_torchax/modules.py", "impl_torchax/lowerings.py"], ("torchax",)),
+        (["impl_flax/layers.py", "impl_torchax/lowerings.py"], ("flax", "torchax")),
+        (["twinvae/jax/slabs.py"], ("flax", "torchax")),
     ],
 )
 def test_a_fault_in_one_backend_is_looked_for_there(files, expected):
-    assert backend_options(files) == expected
+    assert backends_of(files) == expected
 
 
 def test_tests_run_in_the_order_of_stages_one_backend_after_the_other():
@@ -286,13 +293,59 @@ def test_a_child_gives_its_exit_status(body, status, tmp_path):
     assert pytest_on(body, tmp_path, limit=60) == status
 
 
-def test_an_alarm_is_read_back_and_what_is_none_is_broken(tmp_path):
-    place = tmp_path / "alarm.json"
-    alarm = Outcome(status="alarm", seconds=12.5, suite="parity", test="a.py::test_x", what="no", evidence="exact")
-    place.write_text(alarm.model_dump_json())
-    assert read_outcome(place) == alarm
-    place.write_text("{}")
-    assert read_outcome(place).status == "broken"
+def test_a_loaded_machine_has_a_busy_process_for_each_core_until_the_block_is_left():
+    def children() -> int:
+        found = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=False)
+        return len(found.stdout.split())
+
+    before = children()
+    with loaded():
+        assert children() == before + os.cpu_count()
+    assert children() == before
+
+
+# The alarm
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("assert True", ("clean", "", "", "no test failed")),
+        ("assert 1 == 2", ("alarm", "test_alone.py::test_alone", "failed test", "assert 1 == 2")),
+        ("raise TypeError('late')", ("alarm", "test_alone.py::test_alone", "failed test", "TypeError: late")),
+        ("import no_such_module", ("broken", "test_alone.py::test_alone", "failed test", "ModuleNotFoundError: No m")),
+        ("no_such_name", ("broken", "test_alone.py::test_alone", "failed test", "NameError: name 'no_such_name'")),
+        ("return )", ("broken", "test_alone.py", "", "SyntaxError")),
+    ],
+)
+def test_tests_end_at_the_first_failure_which_is_named(body, expected, tmp_path):
+    outcome = run_unit_tests(["test_alone.py"], copy_with(f"def test_alone():\n    {body}\n", tmp_path), limit=60)
+    assert (outcome.status, outcome.test, outcome.evidence) == expected[:3]
+    assert expected[3] in outcome.what
+    assert outcome.seconds > 0
+
+
+def copy_with(test: str, folder: Path) -> Path:
+    copy = folder / "copy"
+    copy.mkdir()
+    (copy / "pytest.ini").write_text("[pytest]\n")
+    (copy / "test_alone.py").write_text(test)
+    return copy
+
+
+def test_tests_that_do_not_end_are_stopped(tmp_path):
+    copy = copy_with("import time\n\ndef test_alone():\n    time.sleep(60)\n", tmp_path)
+    assert run_unit_tests(["test_alone.py"], copy, limit=4) is None
+
+
+def test_no_further_test_is_begun_when_the_time_is_over_and_earlier_tests_count(tmp_path):
+    copy = copy_with("def test_a():\n    pass\n\n\ndef test_b():\n    raise ValueError\n", tmp_path)
+    alarm = tmp_path / "alarm.json"
+    given = ("--alarm", str(alarm), "--started", str(time.time() - 50), "--lasts", "40", "--spent", "100")
+    run_pytest(["test_alone.py", "-p", "trials.alarm", "-p", "no:cacheprovider", *given], copy, tmp_path / "out", 60)
+    outcome = Outcome.model_validate_json(alarm.read_text())
+    assert (outcome.status, outcome.test, outcome.what) == ("clean", "test_alone.py::test_a", "stopped after 40 s")
+    assert outcome.seconds > 150
 
 
 # Soak
@@ -300,15 +353,22 @@ def test_an_alarm_is_read_back_and_what_is_none_is_broken(tmp_path):
 
 def test_soak_settings_repeat_with_and_without_load_and_change_seeds_and_clips():
     settings = [setting(run) for run in range(16)]
-    assert [one.loaded for one in settings[:4]] == [False, True, False, True]
-    assert {one.seed for one in settings} == set(SEEDS)
-    assert settings[0][1:3] == (SEEDS[0], "synthetic")
-    assert len({one.clip for one in settings}) > 2
+    assert [one["loaded"] for one in settings[:4]] == [False, True, False, True]
+    assert {one["seed"] for one in settings} == set(SEEDS)
+    assert (settings[0]["seed"], settings[0]["clip"]) == (SEEDS[0], "synthetic")
+    assert len({one["clip"] for one in settings}) > 2
 
 
-def test_random_motion_is_smooth_moving_and_in_range():
-    clip = random_motion(1)
-    assert clip.min() >= -1
-    assert clip.max() <= 1
-    assert 0 < abs(clip[1:] - clip[:-1]).mean() < 0.5
-    assert (clip == random_motion(1)).all()
+def test_a_share_of_the_tests_is_drawn_and_put_in_order_by_the_seed(tmp_path):
+    copy = copy_with("def test_a():\n    pass\n" + "".join(f"def test_{n}():\n    pass\n" for n in range(40)), tmp_path)
+
+    def drawn(seed: int, share: float = 0.3) -> list[str]:
+        plugins = ("-p", "randomly", f"--randomly-seed={seed}", "-p", "trials.share", f"--share={share}")
+        run_pytest(["test_alone.py", *plugins, "-p", "no:cacheprovider", "-v"], copy, tmp_path / "output", 60)
+        return [line.split()[0] for line in (tmp_path / "output").read_text().splitlines() if "PASSED" in line]
+
+    first = drawn(1)
+    assert 3 < len(first) < 25
+    assert first == drawn(1) != drawn(2)
+    assert first != sorted(first)
+    assert len(drawn(1, 1.0)) == 41

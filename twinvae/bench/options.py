@@ -62,6 +62,7 @@ class Options:
         compiles_all: whether the TPU compiler is given large programs, too, where they have changed.
         weights, clip_label: what a run's numbers belong to; values are compared between equal labels only.
         given: the suite options that stood on the command line, to run a case again with.
+        one_round: whether everything is timed in a single round, which judges nothing by its time.
     """
 
     backends: tuple[str, ...]
@@ -76,6 +77,7 @@ class Options:
     seed: int
     given: tuple[str, ...]
     compiles_all: bool = False
+    one_round: bool = False
 
     @property
     def clip_label(self) -> str:
@@ -133,6 +135,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="CHIP",
         help=f"take the TPU compiler's platform for {', '.join(CHIPS)}, and compile all that has changed",
     )
+    group.addoption("--one-round", action="store_true", help="time everything once: nothing is then judged by its time")
     group.addoption("--baseline-dir", metavar="DIR", help="where baselines are (default: baselines)")
     group.addoption("--report-dir", metavar="DIR", help="where records and pages go (default: reports/local)")
 
@@ -174,6 +177,7 @@ def read_options(given: Any) -> Options:
         seed=seed,
         given=_given(given),
         compiles_all=given.aot is not None,
+        one_round=given.one_round,
     )
 
 
