@@ -16,12 +16,7 @@ Table = TypeVar("Table", bound=BaseModel)
 
 
 class Edit(BaseModel):
-    """One replacement in one file.
-
-    Attributes:
-        file: relative to the checkout.
-        find: text that occurs exactly once in the file.
-    """
+    """One replacement in one file, relative to the checkout, of a text that it holds exactly once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -124,8 +124,9 @@ def equivalents(root: Path, path: Path = EQUIVALENTS) -> list[Equivalent]:
         ValueError: it is not valid, or about a line that is in the sources no more.
     """
     listed = read_tables(path, "mutant", Equivalent)
-    texts = {one.file: _source(root, one.file) if (root / one.file).is_file() else "" for one in listed}
-    gone = [one for one in listed if _packed(one.before) not in _packed(texts[one.file])]
+    there = (one.file for one in listed if (root / one.file).is_file())
+    texts = {file: (root / file).read_text(encoding="utf-8") for file in there}
+    gone = [one for one in listed if _packed(one.before) not in _packed(texts.get(one.file, ""))]
     if gone:
         raise ValueError("\n".join(f"{path.name}: {one.file} does not hold {one.before!r} any more: take the entry out"
                                    for one in gone))  # fmt: skip
@@ -135,7 +136,7 @@ def equivalents(root: Path, path: Path = EQUIVALENTS) -> list[Equivalent]:
 @cache
 def places(root: Path, file: str) -> list[Place]:
     """Every place in a file that some operator changes."""
-    source = _source(root, file)
+    source = (root / file).read_text(encoding="utf-8")
     nodes, lines = list(ast_nodes(get_ast(source))), source.splitlines()
     ways: dict[tuple, list[tuple[str, int]]] = {}
     for name, operator in _operators().items():
@@ -153,7 +154,7 @@ def places(root: Path, file: str) -> list[Place]:
 
 def mutants_at(root: Path, place: Place, seed: int = 0) -> Iterator[Mutant]:
     """What can be made of a place, in an order drawn from the seed."""
-    source = _source(root, place.file)
+    source = (root / place.file).read_text(encoding="utf-8")
     for name, occurrence in sorted(place.ways, key=lambda way: _rank(seed, f"{place.identity} {way[0]}")):
         try:
             mutated = mutate_code(source, _operators()[name], occurrence)
@@ -195,11 +196,6 @@ def _operators() -> dict[str, Operator]:
     """All that need no arguments; those that take some draw numbers of their own."""
     kinds = {name: get_operator(name) for name in operator_names()}
     return {name: kind() for name, kind in kinds.items() if not kind.arguments()}
-
-
-@cache
-def _source(root: Path, file: str) -> str:
-    return (Path(root) / file).read_text(encoding="utf-8")
 
 
 def _changed(before: str, after: str) -> tuple[str, str]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from trials.catalogue import Fault
-from trials.figure import draw_faults
 from trials.mutation import Mutant
 from trials.results import Planted, SoakRun, Trial, results
 from twinvae.bench.files import write_whole
@@ -25,7 +23,7 @@ Faults, Mutants = Sequence[Trial[Fault]], Sequence[Trial[Mutant]]
 
 
 def write_page(report_dir: Path, platform: str) -> str:
-    """Write the page and its figures, and give back its verdict; nothing where nothing was tried.
+    """Write the page, and give back its verdict; nothing where nothing was tried.
 
     Raises:
         ValueError: a line of the results is not valid; nothing is written then.
@@ -35,13 +33,10 @@ def write_page(report_dir: Path, platform: str) -> str:
     faults, mutants, runs = last_of_each(stores.faults.read()), last_of_each(stores.mutants.read()), stores.soak.read()
     if not (faults or mutants or runs):
         return ""
-    folder, pictures, said = Path(report_dir) / platform, draw_faults(faults), verdict(faults, runs, mutants)
-    for picture in pictures:
-        write_whole(folder / "figures" / picture.file, picture.content)
-    page = _TEMPLATES.get_template("page.md.j2").render(
-        platform=platform, verdict=said, faults=faults, runs=runs, mutants=mutants, pictures=pictures
-    )
-    write_whole(folder / f"{PAGE}.md", page)
+    said = verdict(faults, runs, mutants)
+    page = _TEMPLATES.get_template("page.md.j2")
+    content = page.render(platform=platform, verdict=said, faults=faults, runs=runs, mutants=mutants)
+    write_whole(Path(report_dir) / platform / f"{PAGE}.md", content)
     return said
 
 
@@ -59,9 +54,11 @@ def verdict(faults: Faults, runs: Sequence[SoakRun], mutants: Mutants) -> str:
     if runs:
         alarms, tried = sum(run.false_alarms for run in runs), f"{many(len(runs), 'run')} of {soak_extent(runs)}"
         sentences.append(f"Unchanged code raised {many(alarms, 'alarm')} in {tried}.")
-    counts = [(package, count(mutants, package)) for package in packages(mutants)]
-    killed = [f"{package} {found.killed} of {found.killed + found.survived}" for package, found in counts]
-    return " ".join([*sentences, *([f"Mutants killed: {', '.join(killed)}."] if killed else [])])
+    dead = [
+        "{} {} of {}".format(package, *killed(mutants, package))
+        for package in dict.fromkeys(one.planted.package for one in mutants)
+    ]
+    return " ".join([*sentences, *([f"Mutants killed: {', '.join(dead)}."] if dead else [])])
 
 
 # Faults
@@ -156,34 +153,24 @@ def soak_alarms(runs: Sequence[SoakRun]) -> list[str]:
 # Mutants
 
 
-class Count(NamedTuple):
-    """Of one package; those that hung are among the killed."""
-
-    tried: int
-    killed: int
-    hung: int
-    equivalent: int
-    survived: int
-
-    @property
-    def share(self) -> float:
-        """The killed of those that some test should see."""
-        return self.killed / (self.killed + self.survived) if self.killed or self.survived else 1.0
-
-
-def count(mutants: Mutants, package: str) -> Count:
+def count(mutants: Mutants, package: str) -> tuple[int, ...]:
+    """Of one package: tried, killed (those that hung among them), hung, equivalent, survived."""
     statuses = [one.status for one in mutants if one.planted.package == package]
-    failed, broken, *others = map(statuses.count, ("caught", "broken", "hung", "equivalent", "missed"))
-    return Count(len(statuses), failed + broken + others[0], *others)
+    failed, broken, hung, *others = map(statuses.count, ("caught", "broken", "hung", "equivalent", "missed"))
+    return len(statuses), failed + broken + hung, hung, *others
 
 
-def packages(mutants: Mutants) -> list[str]:
-    return list(dict.fromkeys(one.planted.package for one in mutants))
+def killed(mutants: Mutants, package: str) -> tuple[int, int]:
+    """How many of a package were killed, of how many that some test should see."""
+    _, dead, _, _, survived = count(mutants, package)
+    return dead, dead + survived
 
 
 def mutant_table(mutants: Mutants) -> str:
-    counts = [(package, count(mutants, package)) for package in packages(mutants)]
-    rows = [[package, *found, f"{100 * found.share:.1f} %"] for package, found in counts]
+    rows = []
+    for package in dict.fromkeys(one.planted.package for one in mutants):
+        dead, visible = killed(mutants, package)
+        rows.append([package, *count(mutants, package), f"{100 * dead / visible:.1f} %" if visible else ""])
     return table(["package", *MUTANT_COLUMNS], rows)
 
 
@@ -200,8 +187,4 @@ _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     keep_trailing_newline=True,
 )  # fmt: skip
-_TEMPLATES.globals.update({
-    function.__name__: function
-    for function in (change_table, group_table, groups, missed, missed_table, mutant_table, soak_alarms, soak_extent,
-                     soak_table, suite_table, table, trial_table)
-})  # fmt: skip
+_TEMPLATES.globals.update({name: value for name, value in vars().items() if callable(value)})

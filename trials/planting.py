@@ -18,10 +18,6 @@ ROOT = Path(__file__).parents[1]
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".nox", "build", "dist", "__pycache__", ".*_cache", "*.egg-info")
 
 
-class Stale(ValueError):  # noqa: N818, the name of a state that a fault is in
-    """The place of a fault is gone: its text occurs no longer, or more than once."""
-
-
 def checkout_copy(into: Path, root: Path = ROOT) -> Path:
     """Copy what git tracks or would track into a new folder; without git, everything but caches and environments."""
     command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
@@ -40,9 +36,10 @@ def changes(planted: Fault | Mutant, copy: Path) -> Changes:
     """The text of every file that is changed, before and after.
 
     Raises:
-        Stale: the text to be replaced is not there exactly once.
+        FileNotFoundError: a file is gone.
+        ValueError: the text to be replaced is not there exactly once.
     """
-    before = {file: _text(Path(copy) / file) for file in planted.files}
+    before = {file: (Path(copy) / file).read_text(encoding="utf-8") for file in planted.files}
     if isinstance(planted, Mutant):
         return {planted.file: (before[planted.file], planted.source)}
     after = dict(before)
@@ -61,17 +58,12 @@ def in_place(texts: Changes, copy: Path) -> Iterator[None]:
         _write({Path(copy) / file: before for file, (before, _) in texts.items()})
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise Stale(f"{path.name} is not in the checkout any more") from None
-
-
 def _replaced(edit: Edit, text: str) -> str:
     found = text.count(edit.find)
     if found != 1:
-        raise Stale(f"{edit.file} holds {found} times, and should hold once: {edit.find.strip().splitlines()[0]!r}")
+        raise ValueError(
+            f"{edit.file} holds {found} times, and should hold once: {edit.find.strip().splitlines()[0]!r}"
+        )
     return text.replace(edit.find, edit.replace)
 
 

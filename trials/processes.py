@@ -29,11 +29,7 @@ _running: set[BaseProcess] = set()
 
 
 def run_pytest(
-    arguments: Sequence[str],
-    cwd: Path,
-    output: Path,
-    limit: float,
-    until: Path | None = None,
+    arguments: Sequence[str], cwd: Path, output: Path, limit: float, until: Path | None = None
 ) -> int | None:
     """Run pytest in a process group of its own, in which `cwd` comes first among the places to import from.
 

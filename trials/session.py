@@ -21,12 +21,10 @@ from trials.planting import checkout_copy
 from trials.processes import import_once, kill_all
 from trials.results import Planted, Trial
 from trials.trial import (
-    LIMIT,
     Controls,
     backends_of,
     run_control,
     run_trial,
-    run_unit_tests,
     set_environment,
     suites_of,
     unit_tests_of,
@@ -49,13 +47,9 @@ Asked = tuple[tuple[str, ...], str]  # unit tests, or suites and a backend
 
 
 def try_all(
-    planted: Sequence[Planted],
-    keep: Callable[[Trial[Planted]], None],
-    console: Console,
-    jobs: int = CORES,
-    limit: float = LIMIT,
-    control: bool = True,
-) -> None:
+    planted: Sequence[Planted], keep: Callable[[Trial[Planted]], None], console: Console, jobs: int, limit: float,
+    control: bool,
+) -> None:  # fmt: skip
     """Try everything, each in a copy of the checkout, and keep what came of it.
 
     Raises:
@@ -86,7 +80,7 @@ def _controls(planted: Sequence[Planted], copies: Sequence[Path], limit: float, 
 
     def attempt(one: Asked, copy: Path) -> tuple[Asked, Outcome | None, Control | None]:
         tests, backend = one
-        found = run_control(tests, backend, copy, limit) if backend else (run_unit_tests(tests, copy, limit), None)
+        found = run_control(tests, backend, copy, limit) if backend else (run_pytest_in(copy, tests, limit), None)
         return one, *found
 
     controls = {}
@@ -113,13 +107,9 @@ def _line(trial: Trial[Planted]) -> str:
 
 
 def in_turns(
-    given: Sequence[Given],
-    copies: Sequence[Path],
-    attempt: Callable[[Given, Path], Result],
-    console: Console,
-    title: str,
-    line: Callable[[Result], str],
-) -> Iterator[Result]:
+    given: Sequence[Given], copies: Sequence[Path], attempt: Callable[[Given, Path], Result], console: Console,
+    title: str, line: Callable[[Result], str],
+) -> Iterator[Result]:  # fmt: skip
     """Every result as it comes, with a line for it, and on a terminal a bar with the time left below.
 
     Once it is left, nothing new is begun, and the processes are gone.

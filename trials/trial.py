@@ -14,7 +14,7 @@ from trials.beginning import BEGINNING, Beginning, Changes, Control, beginning
 from trials.catalogue import Fault
 from trials.mutation import Mutant
 from trials.order import ANSWERABLE, SUITES, files
-from trials.planting import ROOT, Stale, changes, in_place
+from trials.planting import ROOT, changes, in_place
 from trials.processes import run_pytest
 from trials.results import Status, Trial
 
@@ -30,11 +30,7 @@ ENVIRONMENT = {
 COMMON = ("-p", "trials.alarm", "-p", "no:cacheprovider", "-q", "--no-header", "--tb=line")
 QUICK = ("-p", "trials.order", "--preset", "tiny", "--platform", PLATFORM, "--one-round")
 BACKENDS = {"flax": "impl_flax/", "torchax": "impl_torchax/"}  # what a change in these folders can be seen in
-UNIT_TESTS = {
-    "impl_flax": ("tests/impl_flax",),
-    "twinvae": ("tests/twinvae",),
-    "twinvae/bench": ("tests/bench",),
-}  # fmt: skip
+UNIT_TESTS = {"impl_flax": "tests/impl_flax", "twinvae": "tests/twinvae", "twinvae/bench": "tests/bench"}
 IN_SUITES = ("impl_flax", "twinvae")  # packages whose mutants meet the quick form, too
 Controls = Mapping[tuple[tuple[str, ...], str], Control]  # by suites and backend
 NOTHING_KNOWN: Controls = {}
@@ -47,7 +43,7 @@ def set_environment() -> None:
 
 def unit_tests_of(planted: Fault | Mutant) -> tuple[str, ...]:
     """The unit tests that it meets before any suite: a mutant's those of its package, a fault none."""
-    return UNIT_TESTS.get(planted.package, ()) if isinstance(planted, Mutant) else ()
+    return (UNIT_TESTS[planted.package],) if isinstance(planted, Mutant) else ()
 
 
 def suites_of(planted: Fault | Mutant) -> tuple[str, ...]:
@@ -75,7 +71,7 @@ def run_trial(
     began = time.monotonic()
     try:
         texts = changes(planted, copy)
-    except Stale as error:
+    except (FileNotFoundError, ValueError) as error:
         return trial_of(planted, "stale", Outcome(status="broken", seconds=0, what=str(error)), commit)
     with in_place(texts, copy):
         outcome = run_tests(planted, texts, copy, limit, controls)
@@ -95,7 +91,7 @@ def run_tests(planted: Fault | Mutant, texts: Changes, copy: Path, limit: float,
     """Unit tests, then suites from where the change can be seen on, up to the first alarm; None where a test hangs."""
     outcome: Outcome | None = Outcome(status="clean", seconds=0)
     if paths := unit_tests_of(planted):
-        outcome = run_unit_tests(paths, copy, limit)
+        outcome = run_pytest_in(copy, paths, limit)
     if outcome and outcome.status == "clean" and (suites := suites_of(planted)):
         backends = backends_of(planted.files)
         known = [controls[suites, backend] for backend in backends if (suites, backend) in controls]
@@ -103,16 +99,12 @@ def run_tests(planted: Fault | Mutant, texts: Changes, copy: Path, limit: float,
     return outcome
 
 
-def run_unit_tests(paths: Sequence[str], copy: Path, limit: float) -> Outcome | None:
-    return _run(paths, copy, limit)
-
-
 def run_suites(
     suites: Sequence[str], backends: Sequence[str], copy: Path, limit: float, begin: Beginning = BEGINNING
 ) -> Outcome | None:
     """The quick form of suites; None where a test did not end."""
     given = ("--backend", ",".join(backends), "--first-test", begin.test, "--spent", str(begin.spent))
-    return _run([*_quick(suites, copy, limit), *given], copy, limit + GRACE)
+    return run_pytest_in(copy, [*_quick(suites, copy, limit), *given], limit + GRACE)
 
 
 def run_control(suites: Sequence[str], backend: str, copy: Path, limit: float) -> tuple[Outcome | None, Control | None]:
@@ -120,8 +112,8 @@ def run_control(suites: Sequence[str], backend: str, copy: Path, limit: float) -
     place = copy.with_name(f"{copy.name}-control.json")
     place.unlink(missing_ok=True)
     given = ("--control", str(place), "--backend", backend)
-    outcome = _run(
-        [*_quick(suites, copy, limit), *given], copy, limit + GRACE, ("-p", "trials.beginning"), at_alarm=False
+    outcome = run_pytest_in(
+        copy, [*_quick(suites, copy, limit), *given], limit + GRACE, ("-p", "trials.beginning"), to_its_end=True
     )
     return outcome, Control.model_validate_json(place.read_text(encoding="utf-8")) if place.exists() else None
 
@@ -135,16 +127,21 @@ def _scratch(copy: Path) -> Path:
     return copy.with_name(f"{copy.name}-scratch")
 
 
-def _run(
-    arguments: Sequence[str], copy: Path, limit: float, before: Sequence[str] = (), at_alarm: bool = True
+def run_pytest_in(
+    copy: Path, arguments: Sequence[str], limit: float, before: Sequence[str] = (), to_its_end: bool = False
 ) -> Outcome | None:
-    """Pytest in a copy until the alarm, whose outcome it is; None where a test did not end."""
+    """Run pytest in a copy until an alarm; None where a test does not end.
+
+    Args:
+        before: arguments that come before all others.
+        to_its_end: whether the process goes on after its outcome, so that other plugins write theirs.
+    """
     scratch = _scratch(copy)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     place, output = scratch / "alarm.json", scratch / "output"
     given = ("--alarm", str(place), "--started", repr(time.time()))
-    ended = run_pytest([*before, *COMMON, *arguments, *given], copy, output, limit, place if at_alarm else None)
+    ended = run_pytest([*before, *COMMON, *arguments, *given], copy, output, limit, None if to_its_end else place)
     if place.exists():
         return Outcome.model_validate_json(place.read_text(encoding="utf-8"))
     if ended is None:

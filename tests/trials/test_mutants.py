@@ -176,7 +176,7 @@ def test_a_mutant_is_there_while_its_tests_run_and_gone_after(outcome, status, r
 def test_a_mutant_meets_its_unit_tests_and_then_the_suites_of_its_package(file, units, expected, monkeypatch, tmp_path):
     met, clean = [], Outcome(status="clean", seconds=1)
 
-    def unit_tests(paths, copy, limit):
+    def unit_tests(copy, paths, limit):
         met.extend(paths)
         return units and clean.model_copy(update={"status": units})
 
@@ -184,7 +184,7 @@ def test_a_mutant_meets_its_unit_tests_and_then_the_suites_of_its_package(file, 
         met.append(f"suites on {','.join(backends)}")
         return clean
 
-    monkeypatch.setattr("trials.trial.run_unit_tests", unit_tests)
+    monkeypatch.setattr("trials.trial.run_pytest_in", unit_tests)
     monkeypatch.setattr("trials.trial.run_suites", suites)
     outcome = run_tests(mutant(file=file), {file: ("", "")}, tmp_path, LIMIT, {})
     assert met == expected
