@@ -72,7 +72,7 @@ class Alarm:
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
         report = yield
         where = {"suite": suite_of(item.path) or "", "test": item.nodeid}
-        if self.outcome is None and (worse := self._worse(where["suite"])):  # it says more than a failure
+        if self.outcome is None and (worse := self.worse(where["suite"])):  # it says more than a failure
             self._end("alarm", item.session, what=worse, evidence="exact", **where)
         elif self.outcome is None and report.failed:
             raised = call.excinfo.value if call.excinfo else None
@@ -83,7 +83,7 @@ class Alarm:
             self._end(status, item.session, what=line, evidence="failed test", **where)
         return report
 
-    def _worse(self, suite: str) -> str:
+    def worse(self, suite: str) -> str:
         """The first exact value that a suite has recorded and that got worse, and why."""
         file, options = self.config.stash.get(FILES, {}).get(suite), self.config.stash.get(OPTIONS, None)
         if file is None or options is None:

@@ -24,6 +24,7 @@ from trials.trial import (
     Controls,
     backends_of,
     run_control,
+    run_pytest_in,
     run_trial,
     set_environment,
     suites_of,

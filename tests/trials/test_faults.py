@@ -11,13 +11,14 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from types import CodeType
+from types import CodeType, SimpleNamespace
 
 import psutil
 import pytest
 
+from tests.bench.synthetic import write_run
 from tests.trials.made_up import BASE, EDIT, fault
-from trials.alarm import Outcome
+from trials.alarm import Alarm, Outcome
 from trials.catalogue import Fault, read_catalogue
 from trials.faults import selected
 from trials.order import ANSWERABLE, STAGES, SUITES, Stage, files, in_order
@@ -25,6 +26,9 @@ from trials.planting import ROOT, changes, checkout_copy, in_place
 from trials.processes import loaded, run_pytest
 from trials.soak import SEEDS, setting
 from trials.trial import backends_of, run_pytest_in, run_trial
+from twinvae.bench.options import OPTIONS
+from twinvae.bench.plugin import FILES
+from twinvae.bench.records import Record
 
 CATALOGUE = read_catalogue()
 LEAST = {"impl_flax": 35, "impl_torchax": 15, "twinvae": 30}
@@ -320,6 +324,21 @@ def test_no_further_test_is_begun_when_the_time_is_over_and_earlier_tests_count(
     outcome = Outcome.model_validate_json((copy / "alarm.json").read_text())
     assert (outcome.status, outcome.test, outcome.what) == ("clean", "test_alone.py::test_a", "stopped after 40 s")
     assert outcome.seconds > 150
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [("exact", 2.0, "norm max_abs: "), ("exact", 0.5, ""), ("ratio", 2.0, ""), ("absolute", 2.0, "")],
+)
+def test_an_exact_value_past_its_limit_raises_an_alarm_and_no_time_does(kind, value, said, tmp_path):
+    record = Record(suite="parity", case="norm", metric="max_abs", value=value, limit=1.0, kind=kind)
+    folder = write_run(tmp_path, [record], complete=None).folder
+    options = SimpleNamespace(baseline_dir=tmp_path, platform="cpu")
+    stash = {FILES: {"parity": SimpleNamespace(path=folder / "parity.jsonl")}, OPTIONS: options}
+    alarm = Alarm(SimpleNamespace(stash=stash))
+    assert alarm.worse("speed") == ""
+    assert alarm.worse("parity").startswith(said)
+    assert bool(alarm.worse("parity")) == bool(said)
 
 
 # Soak
