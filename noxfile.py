@@ -97,7 +97,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def gate(session: nox.Session) -> None:
     """Try the speed suite's gate: planted slowdowns must be found, unchanged code never be called slower."""
-    python(session, "-m", "suites.speed.gate", *session.posargs)
+    python(session, "-m", "trials.gate", *session.posargs)
 
 
 @nox.session

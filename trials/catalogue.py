@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from twinvae.bench.jsonl import describe
 
 FOLDER = Path(__file__).parent / "catalogue"
+Table = TypeVar("Table", bound=BaseModel)
 
 
 class Edit(BaseModel):
-    """One replacement in one file.
-
-    Attributes:
-        file: relative to the checkout.
-        find: text that occurs exactly once in the file.
-    """
+    """One replacement in one file, relative to the checkout, of a text that it holds exactly once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +42,7 @@ class Fault(BaseModel):
         kind: "value" gives other numbers; "cost" gives the same ones, and takes more to get there.
         suite: the one that should notice.
         equivalent: why no test can see it; empty for all that some test should.
-        file, find, replace: the one edit; or `edit`, several.
+        edit: its edits; file, find and replace of a single one may stand beside the other fields instead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,24 +53,20 @@ class Fault(BaseModel):
     kind: Literal["value", "cost"]
     suite: Literal["parity", "tiling", "frames", "speed", "memory"]
     equivalent: str = ""
-    file: str | None = None
-    find: str | None = None
-    replace: str | None = None
-    edit: tuple[Edit, ...] = ()
+    edit: tuple[Edit, ...] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _edited_in_one_way(self) -> Fault:
-        single = [self.file, self.find, self.replace]
-        if self.edit and any(part is not None for part in single):
+    @model_validator(mode="before")
+    @classmethod
+    def _in_one_form(cls, given: dict[str, Any]) -> dict[str, Any]:
+        single = {name: given[name] for name in Edit.model_fields if name in given}
+        if single and "edit" in given:
             raise ValueError("it has both edits and a file, find or replace of its own: give one or the other")
-        if not self.edit and any(part is None for part in single):
-            raise ValueError("it needs file, find and replace, or a list of edits")
-        _ = self.edits  # checks the single one
-        return self
+        rest = {name: value for name, value in given.items() if name not in single}
+        return rest if "edit" in given else rest | {"edit": [single]}
 
     @property
-    def edits(self) -> tuple[Edit, ...]:
-        return self.edit or (Edit(file=self.file, find=self.find, replace=self.replace),)
+    def files(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(edit.file for edit in self.edit))
 
 
 def read_catalogue(folder: Path = FOLDER) -> tuple[Fault, ...]:
@@ -85,7 +76,8 @@ def read_catalogue(folder: Path = FOLDER) -> tuple[Fault, ...]:
         FileNotFoundError: there is no file.
         ValueError: a file is no TOML, a fault is not valid, or two have one name; the message says which.
     """
-    faults = [fault for path in sorted(Path(folder).glob("*.toml")) for fault in _read(path)]
+    paths = sorted(Path(folder).glob("*.toml"))
+    faults = [fault for path in paths for fault in read_tables(path, "fault", Fault, group=path.stem)]
     if not faults:
         raise FileNotFoundError(f"no faults in {folder}: expected *.toml with [[fault]] tables")
     twice = [name for name, count in Counter(fault.name for fault in faults).items() if count > 1]
@@ -95,18 +87,24 @@ def read_catalogue(folder: Path = FOLDER) -> tuple[Fault, ...]:
     return tuple(faults)
 
 
-def _read(path: Path) -> Sequence[Fault]:
+def read_tables(path: Path, name: str, kind: type[Table], **known: str) -> list[Table]:
+    """The [[name]] tables that a file consists of.
+
+    Args:
+        known: fields of all of them.
+    Raises:
+        ValueError: it is no TOML, holds something else, or a table is not valid; the message says where.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
-    if tables.keys() != {"fault"} or not isinstance(tables["fault"], list):
-        raise ValueError(f"{path} holds {', '.join(tables) or 'nothing'}: expected a list of [[fault]] tables alone")
-    faults = []
-    for number, table in enumerate(tables["fault"], 1):
+    if tables.keys() != {name} or not isinstance(tables[name], list):
+        raise ValueError(f"{path} holds {', '.join(tables) or 'nothing'}: expected a list of [[{name}]] tables alone")
+    found = []
+    for number, table in enumerate(tables[name], 1):
         try:
-            faults.append(Fault(group=path.stem, **table))
-        except (ValidationError, TypeError) as error:
-            what = describe(error) if isinstance(error, ValidationError) else str(error)
-            raise ValueError(f"{path}, fault {number} ({table.get('name', 'without a name')}): {what}") from None
-    return faults
+            found.append(kind.model_validate(known | table))
+        except ValidationError as error:
+            raise ValueError(f"{path}, {name} {number}: {describe(error)}") from None
+    return found

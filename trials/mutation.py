@@ -1,8 +1,8 @@
 """Mutants of the sources: cosmic-ray's operators say where something can be changed and how, a seeded sample of it.
 
-Every place in a package is as likely to be drawn as any other, and then one of the ways to change it: else a sum, which
-has eleven replacements, would count more than a number or a condition. A place's turn comes by a hash of the seed and
-its text, so that a larger sample holds the smaller one, and code that changes elsewhere leaves the rest as it was.
+Every place in a package is as likely to be drawn as any other, and one of the ways to change it: else a sum, which has
+eleven replacements, would count more than a number or a condition. A place's turn comes by a hash of the seed and its
+text, so that a larger sample holds the smaller one, and code that changes elsewhere leaves the rest as it was.
 
 Left out is what no test could be asked to see: what Python does not run (annotations, `if TYPE_CHECKING`; strings and
 comments are left alone by the tool), what is no Python any more, a bare star among parameters, which the tool takes for
@@ -15,10 +15,10 @@ import ast
 import hashlib
 import re
 import warnings
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,20 +26,17 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Operator
 from cosmic_ray.plugins import get_operator, operator_names
+from pydantic import BaseModel, ConfigDict, Field
+
+from trials.catalogue import read_tables
 
 PACKAGES = {"impl_flax": 11, "twinvae": 8, "twinvae/bench": 5}  # their shares of a sample
 LEFT_OUT = ("twinvae/bench/drawing",)
+EQUIVALENTS = Path(__file__).with_name("equivalent.toml")
 
 
 class Place(NamedTuple):
-    """Where something can be changed.
-
-    Args:
-        file: relative to the checkout.
-        line: its number, from 1 on.
-        identity: its file, the text of its line, its column, and which of several such.
-        ways: operator, and which of its occurrences in the file.
-    """
+    """Where something can be changed: its identity is in the text around it, its ways are operators and occurrences."""
 
     file: str
     line: int
@@ -47,13 +44,16 @@ class Place(NamedTuple):
     ways: tuple[tuple[str, int], ...]
 
 
-class Mutant(NamedTuple):
+class Mutant(BaseModel):
     """One change to one file.
 
-    Args:
+    Attributes:
         before, after: the changed lines, without indents and line ends.
-        source: the whole file with the change.
+        equivalent: why no test can see it, where it is listed.
+        source: the whole file with the change; not kept with results.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str
     line: int
@@ -61,16 +61,50 @@ class Mutant(NamedTuple):
     occurrence: int
     before: str
     after: str
-    source: str
+    equivalent: str = ""
+    source: str = Field("", exclude=True, repr=False)
 
     @property
     def package(self) -> str:
         return package_of(self.file)
 
     @property
-    def key(self) -> tuple[str | int, ...]:
-        """By which a result is known to be of this mutant."""
-        return self[:-1]
+    def name(self) -> str:
+        """What a result is known by."""
+        return f"{self.file}:{self.line}  {self.before}  ->  {self.after}  ({self.operator} {self.occurrence})"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,)
+
+
+class Equivalent(BaseModel):
+    """A mutant that no test can see, known by its text, so that code may move.
+
+    Attributes:
+        before, after: the changed lines; blanks and line ends do not count.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    before: str = Field(min_length=1)
+    after: str
+    reason: str = Field(min_length=1)
+
+    def holds(self, mutant: Mutant) -> bool:
+        given, found = (self.before, self.after), (mutant.before, mutant.after)
+        return self.file == mutant.file and [*map(_packed, given)] == [*map(_packed, found)]
+
+
+def sample(root: Path, package: str, size: int, seed: int, listed: Sequence[Equivalent] = ()) -> list[Mutant]:
+    """Mutants of one package, the same ones for the same code and seed, those that are listed with the reason."""
+    paths = (path.relative_to(root).as_posix() for path in sorted((Path(root) / package).rglob("*.py")))
+    files = [file for file in paths if package_of(file) == package and not file.startswith(LEFT_OUT)]
+    found = sorted(chain(*(places(root, file) for file in files)), key=lambda place: _rank(seed, place.identity))
+    drawn = islice(filter(None, (next(mutants_at(root, place, seed), None) for place in found)), size)
+    reasons = ((mutant, next((one.reason for one in listed if one.holds(mutant)), "")) for mutant in drawn)
+    return [mutant.model_copy(update={"equivalent": reason}) for mutant, reason in reasons]
 
 
 def package_of(file: str) -> str:
@@ -78,25 +112,31 @@ def package_of(file: str) -> str:
     return max((name for name in PACKAGES if file.startswith(f"{name}/")), key=len, default=file.partition("/")[0])
 
 
-def sample(root: Path, package: str, size: int, seed: int) -> list[Mutant]:
-    """Mutants of one package, the same ones for the same code and seed."""
-    paths = sorted(path for path in (Path(root) / package).rglob("*.py"))
-    files = [path.relative_to(root).as_posix() for path in paths]
-    files = [file for file in files if package_of(file) == package and not file.startswith(LEFT_OUT)]
-    found = [place for file in files for place in places(root, file)]
-    found.sort(key=lambda place: _rank(seed, place.identity))
-    return list(islice(_in_rounds([mutants_at(root, place, seed) for place in found]), size))
-
-
 def shares(size: int) -> dict[str, int]:
     """What a sample of `size` mutants holds of each package."""
     return {package: round(size * share / sum(PACKAGES.values())) for package, share in PACKAGES.items()}
 
 
+def equivalents(root: Path, path: Path = EQUIVALENTS) -> list[Equivalent]:
+    """The list of mutants that no test can see.
+
+    Raises:
+        ValueError: it is not valid, or about a line that is in the sources no more.
+    """
+    listed = read_tables(path, "mutant", Equivalent)
+    there = (one.file for one in listed if (root / one.file).is_file())
+    texts = {file: (root / file).read_text(encoding="utf-8") for file in there}
+    gone = [one for one in listed if _packed(one.before) not in _packed(texts.get(one.file, ""))]
+    if gone:
+        raise ValueError("\n".join(f"{path.name}: {one.file} does not hold {one.before!r} any more: take the entry out"
+                                   for one in gone))  # fmt: skip
+    return listed
+
+
 @cache
 def places(root: Path, file: str) -> list[Place]:
     """Every place in a file that some operator changes."""
-    source = _source(root, file)
+    source = (root / file).read_text(encoding="utf-8")
     nodes, lines = list(ast_nodes(get_ast(source))), source.splitlines()
     ways: dict[tuple, list[tuple[str, int]]] = {}
     for name, operator in _operators().items():
@@ -114,49 +154,41 @@ def places(root: Path, file: str) -> list[Place]:
 
 def mutants_at(root: Path, place: Place, seed: int = 0) -> Iterator[Mutant]:
     """What can be made of a place, in an order drawn from the seed."""
-    source = _source(root, place.file)
+    source = (root / place.file).read_text(encoding="utf-8")
     for name, occurrence in sorted(place.ways, key=lambda way: _rank(seed, f"{place.identity} {way[0]}")):
-        mutated = _mutated(source, name, occurrence)
-        if what_runs(mutated) not in (None, _usual(source)):
-            yield Mutant(place.file, place.line, name.removeprefix("core/"), occurrence, *_changed(source, mutated),
-                         mutated)  # fmt: skip
+        try:
+            mutated = mutate_code(source, _operators()[name], occurrence)
+        except AttributeError:  # of an exception with a dotted name, which cosmic-ray 8.7.0 cannot replace
+            continue
+        if what_runs(mutated) not in (None, what_runs(source)):
+            before, after = _changed(source, mutated)
+            yield Mutant(file=place.file, line=place.line, operator=name.removeprefix("core/"), occurrence=occurrence,
+                         before=before, after=after, source=mutated)  # fmt: skip
 
 
-def _mutated(source: str, operator: str, occurrence: int) -> str:
-    try:
-        return mutate_code(source, _operators()[operator], occurrence)
-    except AttributeError:  # of an exception with a dotted name, which cosmic-ray 8.7.0 cannot replace
-        return source
-
-
+@cache
 def what_runs(source: str) -> str | None:
-    """What Python makes of a source, without what it never runs; None where it is no Python."""
+    """What Python makes of a source, without what it never runs; None where it is no Python.
+
+    The annotations of pydantic's fields are run, and are left out as well: a mutated one cannot be imported.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
             compile(source, "mutant", "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
         return None
-    return ast.dump(_OnlyWhatRuns().visit(ast.parse(source)))
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        for field in {"annotation", "returns"} & set(node._fields):
+            setattr(node, field, None)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    return ast.dump(tree)
 
 
-class _OnlyWhatRuns(ast.NodeTransformer):
-    """The annotations of pydantic's fields are run, and are left out as well: a mutated one cannot be imported."""
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        for field in ("annotation", "returns"):
-            if getattr(node, field, None) is not None:
-                setattr(node, field, ast.Constant(None))
-        return super().generic_visit(node)
-
-    def visit_If(self, node: ast.If) -> ast.AST:
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            node.body = [ast.Pass()]
-        return self.generic_visit(node)
-
-
-def in_one_line(text: str) -> str:
-    return re.sub(r"(?<=[(\[]) ", "", " ".join(text.split()))
+def _packed(text: str) -> str:
+    return "".join(text.split())
 
 
 @cache
@@ -166,16 +198,6 @@ def _operators() -> dict[str, Operator]:
     return {name: kind() for name, kind in kinds.items() if not kind.arguments()}
 
 
-@cache
-def _usual(source: str) -> str | None:
-    return what_runs(source)
-
-
-@cache
-def _source(root: Path, file: str) -> str:
-    return (Path(root) / file).read_text(encoding="utf-8")
-
-
 def _changed(before: str, after: str) -> tuple[str, str]:
     """The lines in which two texts differ."""
     old, new = before.splitlines(), after.splitlines()
@@ -183,19 +205,10 @@ def _changed(before: str, after: str) -> tuple[str, str]:
     old, new = old[start:], new[start:]
     while old and new and old[-1] == new[-1]:
         old, new = old[:-1], new[:-1]
-    return in_one_line("\n".join(old)), in_one_line("\n".join(new))
+    # The tool puts a blank before a number.
+    old, new = (re.sub(r"(?<=[(\[]) ", "", " ".join(" ".join(lines).split())) for lines in (old, new))
+    return old, new
 
 
 def _rank(seed: int, identity: str) -> bytes:
     return hashlib.sha256(f"{seed} {identity}".encode()).digest()
-
-
-def _in_rounds(turns: list[Iterator[Mutant]]) -> Iterator[Mutant]:
-    """The first of each, then the second of each, and so on."""
-    waiting = deque(turns)
-    while waiting:
-        turn = waiting.popleft()
-        for mutant in turn:
-            yield mutant
-            waiting.append(turn)
-            break

@@ -1,4 +1,4 @@
-"""Copies of the checkout, and faults planted in them."""
+"""Copies of the checkout, and changes planted in them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from trials.beginning import Changes
 from trials.catalogue import Edit, Fault
+from trials.mutation import Mutant
 
 ROOT = Path(__file__).parents[1]
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".nox", "build", "dist", "__pycache__", ".*_cache", "*.egg-info")
 
 
-class Stale(ValueError):  # noqa: N818, the name of a state that a fault is in
-    """The place of a fault is gone: its text occurs no longer, or more than once."""
-
-
 def checkout_copy(into: Path, root: Path = ROOT) -> Path:
     """Copy what git tracks or would track into a new folder; without git, everything but caches and environments."""
-    into = Path(into)
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=root, capture_output=True, check=False
-    )
+    command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=root, capture_output=True, check=False)
     if listed.returncode:
         return Path(shutil.copytree(root, into, ignore=NOT_COPIED))
     for name in filter(None, os.fsdecode(listed.stdout).split("\0")):
@@ -34,50 +32,38 @@ def checkout_copy(into: Path, root: Path = ROOT) -> Path:
     return into
 
 
-def edited(fault: Fault, copy: Path) -> dict[Path, str]:
-    """The text of every file that the fault changes.
+def changes(planted: Fault | Mutant, copy: Path) -> Changes:
+    """The text of every file that is changed, before and after.
 
     Raises:
-        Stale: the text to be replaced is not there exactly once.
+        FileNotFoundError: a file is gone.
+        ValueError: the text to be replaced is not there exactly once.
     """
-    texts: dict[Path, str] = {}
-    for edit in fault.edits:
-        path = Path(copy) / edit.file
-        texts[path] = _replaced(edit, texts[path] if path in texts else _text(path))
-    return texts
+    before = {file: (Path(copy) / file).read_text(encoding="utf-8") for file in planted.files}
+    if isinstance(planted, Mutant):
+        return {planted.file: (before[planted.file], planted.source)}
+    after = dict(before)
+    for edit in planted.edit:
+        after[edit.file] = _replaced(edit, after[edit.file])
+    return {file: (before[file], after[file]) for file in before}
 
 
-def plant(fault: Fault, copy: Path) -> dict[Path, str]:
-    """Write the fault into a copy, and give back what was there, for `unplant`.
-
-    Raises:
-        Stale: its place is gone; nothing is written then.
-    """
-    return put(edited(fault, copy))
-
-
-def put(texts: dict[Path, str]) -> dict[Path, str]:
-    """Write texts into files, and give back what was there, for `unplant`."""
-    before = {path: path.read_text(encoding="utf-8") for path in texts}
-    _write(texts)
-    return before
-
-
-def unplant(before: dict[Path, str]) -> None:
-    _write(before)
-
-
-def _text(path: Path) -> str:
+@contextmanager
+def in_place(texts: Changes, copy: Path) -> Iterator[None]:
+    """While the block runs, the changes are in the copy; then what was there is back, whatever happens."""
+    _write({Path(copy) / file: after for file, (_, after) in texts.items()})
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise Stale(f"{path.name} is not in the checkout any more") from None
+        yield
+    finally:
+        _write({Path(copy) / file: before for file, (before, _) in texts.items()})
 
 
 def _replaced(edit: Edit, text: str) -> str:
     found = text.count(edit.find)
     if found != 1:
-        raise Stale(f"{edit.file} holds {found} times, and should hold once: {edit.find.strip().splitlines()[0]!r}")
+        raise ValueError(
+            f"{edit.file} holds {found} times, and should hold once: {edit.find.strip().splitlines()[0]!r}"
+        )
     return text.replace(edit.find, edit.replace)
 
 

@@ -6,11 +6,14 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import psutil
 
 # None of these is the project's own, and none starts a thread when it is imported.
 IMPORTED = (
@@ -26,12 +29,7 @@ _running: set[BaseProcess] = set()
 
 
 def run_pytest(
-    arguments: Sequence[str],
-    cwd: Path,
-    output: Path,
-    limit: float,
-    until: Path | None = None,
-    extra: Mapping[str, str] | None = None,
+    arguments: Sequence[str], cwd: Path, output: Path, limit: float, until: Path | None = None
 ) -> int | None:
     """Run pytest in a process group of its own, in which `cwd` comes first among the places to import from.
 
@@ -39,12 +37,12 @@ def run_pytest(
         output: the file that it writes to.
         limit: seconds after which the group is killed.
         until: a file at whose appearance the group is stopped, because what comes after it is of no interest.
-        extra: environment variables. What is read when JAX or PyTorch is imported has to be set before the first call.
+
     Returns:
         The exit status, 0 where it was stopped at the file; None where it was killed at the limit.
     """
     deadline = time.monotonic() + limit
-    with _group(arguments, str(cwd), str(output), dict(extra or {})) as process:
+    with _group(arguments, str(cwd), str(output)) as process:
         while process.is_alive():
             if until is not None and until.exists():
                 return 0
@@ -63,6 +61,19 @@ def kill_all() -> None:
 def import_once() -> None:
     """Before the first process: have all of them begin with what is imported."""
     _CONTEXT.set_forkserver_preload(list(IMPORTED))
+
+
+@contextlib.contextmanager
+def loaded(wanted: bool = True) -> Iterator[None]:
+    """Keep every core busy with a process of its own."""
+    cores = psutil.cpu_count() if wanted else 0
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 @contextlib.contextmanager
@@ -85,13 +96,12 @@ def _kill(process: BaseProcess) -> None:
     process.join()
 
 
-def _pytest(arguments: Sequence[str], cwd: str, output: str, extra: Mapping[str, str]) -> None:
+def _pytest(arguments: Sequence[str], cwd: str, output: str) -> None:
     """What the process does."""
     os.setsid()
     with open(output, "wb") as stream:
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
-    os.environ.update(extra)
     os.chdir(cwd)
     sys.path.insert(0, cwd)
     # multiprocessing imports the parent's main module, and with it the project as it is there instead of in `cwd`.

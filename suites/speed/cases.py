@@ -130,6 +130,8 @@ def groups(options: Options) -> Iterator[tuple[Group, list[Contender]]]:
     done: set[Group] = set()
     for model in options.models:
         for plan in plans(model):
+            if options.one_round:
+                plan = plan._replace(rounds=1, eager_rounds=1)
             contenders = [Contender(b, m) for b in options.backends if b != REFERENCE for m in plan.modes]
             contenders += [Contender(REFERENCE, mode) for mode in plan.reference]
             contenders = [

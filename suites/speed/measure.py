@@ -122,7 +122,8 @@ def measure(
             _free_memory()
     slow = {str(one): group.eager_rounds for one in runs if one.slow and group.eager_rounds < group.rounds}
     named = {str(contender): run for contender, run in runs.items()}
-    measured.timings = time_in_turn(named, group.rounds, slow=slow, patience=PATIENCE)
+    patience = PATIENCE if group.rounds > 1 else 0.0  # of a single round nothing can be said, quiet or not
+    measured.timings = time_in_turn(named, group.rounds, slow=slow, patience=patience)
     failures = measured.timings.failures
     measured.failures |= {one: failures[str(one)] for one in runs if str(one) in failures}
     _free_memory()

@@ -1,4 +1,4 @@
-"""The one time that is held against its baseline, measured in the way that `suites.speed.gate` puts on trial."""
+"""The one time that is held against its baseline, measured in the way that `trials.gate` puts on trial."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from suites.speed.cases import Contender
 from suites.speed.clock import replay, replay_clock
-from suites.speed.gate import GATED_VALUE, GROUP, middle_of_processes, run
+from suites.speed.gated import GATED_VALUE, GROUP, gated_records, middle_of_processes
 from twinvae.registry import REFERENCE
 
 FIELDS = {"metric", "value", "unit", "kind", "better", "interval", "tolerance", "runs", "note"}
@@ -20,7 +20,7 @@ def test_decoding_has_not_become_slower(model, backend, mode, dtype, options, on
     contenders = [Contender(name, mode) for name in options.backends if name != REFERENCE]
 
     def measured() -> dict[str, dict]:
-        found = middle_of_processes(lambda process: process.submit(run, contenders, group).result())
+        found = middle_of_processes(lambda process: process.submit(gated_records, contenders, group).result())
         return {one.backend: values.model_dump(include=FIELDS) for one, values in zip(contenders, found, strict=True)}
 
     record(**GATED_VALUE, shape=str(group.size), **once(f"gate of {model.label}", measured)[backend])

@@ -15,7 +15,7 @@ from twinvae.bench.options import NAMES, Model, check_clip, read_options, select
 from twinvae.checkpoint import write_checkpoint
 from twinvae.seeded import seeded_tensors
 
-GIVEN = {name.replace("-", "_"): None for name in NAMES}
+GIVEN = {name.replace("-", "_"): None for name in NAMES} | {"one_round": False}
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "unknown backend": ({"backend": "flax,keras"}, r"--backend flax,keras: unknown 'keras'; choose from flax, "),
     "no backend": ({"backend": ","}, r"--backend ,: found no name"),

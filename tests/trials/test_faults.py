@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import dis
 import json
 import subprocess
@@ -10,28 +11,28 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from types import CodeType
+from types import CodeType, SimpleNamespace
 
+import psutil
 import pytest
 
-from trials.catalogue import Edit, Fault, read_catalogue
+from tests.bench.synthetic import write_run
+from tests.trials.made_up import BASE, EDIT, fault
+from trials.alarm import Alarm, Outcome
+from trials.catalogue import Fault, read_catalogue
 from trials.faults import selected
 from trials.order import ANSWERABLE, STAGES, SUITES, Stage, files, in_order
-from trials.planting import ROOT, Stale, checkout_copy, edited, plant, unplant
-from trials.processes import run_pytest
-from trials.results import Outcome
-from trials.soak import SEEDS, random_motion, setting
-from trials.trial import backend_options, read_outcome
+from trials.planting import ROOT, changes, checkout_copy, in_place
+from trials.processes import loaded, run_pytest
+from trials.soak import SEEDS, setting
+from trials.trial import backends_of, run_pytest_in, run_trial
+from twinvae.bench.options import OPTIONS
+from twinvae.bench.plugin import FILES
+from twinvae.bench.records import Record
 
 CATALOGUE = read_catalogue()
 LEAST = {"impl_flax": 35, "impl_torchax": 15, "twinvae": 30}
 LEAST_OF_COST = 20
-BASE = {"name": "one", "models": "A mistake.", "kind": "value", "suite": "parity"}
-EDIT = {"file": "port.py", "find": "x = 1", "replace": "x = 2"}
-
-
-def fault(**fields) -> Fault:
-    return Fault(**({"group": "made-up"} | BASE | EDIT | fields))
 
 
 # The catalogue
@@ -39,14 +40,14 @@ def fault(**fields) -> Fault:
 
 def test_the_catalogue_holds_enough_of_every_kind():
     for package, least in LEAST.items():
-        assert sum(one.edits[0].file.startswith(f"{package}/") for one in CATALOGUE) >= least
+        assert sum(one.files[0].startswith(f"{package}/") for one in CATALOGUE) >= least
     assert sum(one.kind == "cost" for one in CATALOGUE) >= LEAST_OF_COST
 
 
 @pytest.mark.parametrize("one", CATALOGUE, ids=lambda one: one.name)
 def test_a_fault_has_its_place_in_the_checkout_and_compiles(one):
-    for path, text in edited(one, ROOT).items():
-        module = compile(text, str(path), "exec")
+    for file, (_, text) in changes(one, ROOT).items():
+        module = compile(text, file, "exec")
         known = _names(module, "STORE_NAME") | set(dir(builtins)) | {"__file__"}
         assert _names(module, "LOAD_GLOBAL") <= known
 
@@ -72,8 +73,8 @@ def _names(code: CodeType, operation: str) -> set[str]:
     [
         ("[[fault]\n", "broken.toml is not TOML"),
         ("[[faults]]\n", r"broken.toml holds faults: expected a list of \[\[fault\]\]"),
-        ('[[fault]]\nname = "one"\n', r"broken.toml, fault 1 \(one\): models: Field required"),
-        ("[[fault]]\n", r"fault 1 \(without a name\)"),
+        ('[[fault]]\nname = "one"\n', r"broken.toml, fault 1: models: Field required"),
+        ("", "broken.toml holds nothing"),
     ],
 )
 def test_a_catalogue_that_is_not_valid_is_refused_with_its_file_and_fault(content, words, tmp_path):
@@ -88,7 +89,8 @@ def test_a_catalogue_that_is_not_valid_is_refused_with_its_file_and_fault(conten
         ({"replace": "x = 1"}, "it is no fault"),
         ({"file": "/etc/passwd"}, "outside of the checkout"),
         ({"file": "../port.py"}, "outside of the checkout"),
-        ({"find": None}, "needs file, find and replace"),
+        ({"find": ""}, "find"),
+        ({"edit": []}, "edit"),
         ({"edit": [EDIT]}, "both edits and a file"),
         ({"name": "Not A Slug"}, "name"),
         ({"kind": "speed"}, "kind"),
@@ -97,6 +99,11 @@ def test_a_catalogue_that_is_not_valid_is_refused_with_its_file_and_fault(conten
 def test_a_fault_that_is_not_valid_is_refused(fields, words):
     with pytest.raises(ValueError, match=words):
         fault(**fields)
+
+
+def test_a_fault_without_an_edit_is_refused():
+    with pytest.raises(ValueError, match=r"edit\.0\.file"):
+        Fault.model_validate({"group": "axes"} | BASE)
 
 
 def test_two_faults_of_one_name_are_refused(tmp_path):
@@ -119,35 +126,39 @@ def test_faults_are_chosen_by_name_class_and_kind():
 # Planting
 
 
-def test_planting_writes_the_fault_and_unplanting_brings_back_what_was_there(tmp_path):
+def test_a_fault_is_there_inside_the_block_and_gone_after_it_whatever_happens(tmp_path):
     port = tmp_path / "port.py"
     port.write_text("x = 1\ny = 3\n")
-    two = fault(file=None, find=None, replace=None,
-                edit=[Edit(**EDIT), Edit(file="port.py", find="y = 3", replace="y = x")])  # fmt: skip
-    before = plant(two, tmp_path)
-    assert port.read_text() == "x = 2\ny = x\n"
-    unplant(before)
+    edits = [EDIT, {"file": "port.py", "find": "y = 3", "replace": "y = x"}]
+    two = Fault.model_validate({"group": "axes", "edit": edits} | BASE)
+    texts = changes(two, tmp_path)
+    assert texts == {"port.py": ("x = 1\ny = 3\n", "x = 2\ny = x\n")}
+    with contextlib.suppress(KeyboardInterrupt), in_place(texts, tmp_path):
+        assert port.read_text() == "x = 2\ny = x\n"
+        raise KeyboardInterrupt
     assert port.read_text() == "x = 1\ny = 3\n"
 
 
 def test_a_planted_fault_of_the_same_size_is_seen_by_python_at_once(tmp_path):
-    port = tmp_path / "port.py"
-    port.write_text("x = 1\n")
-    seen = []
-    for step in (lambda: None, lambda: plant(fault(), tmp_path), lambda: unplant({port: "x = 1\n"})):
-        step()
+    (tmp_path / "port.py").write_text("x = 1\n")
+
+    def seen() -> str:
         command = [sys.executable, "-c", "import port; print(port.x)"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        seen.append(done.stdout.strip())
-    assert seen == ["1", "2", "1"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert seen() == "1"
+    with in_place(changes(fault(), tmp_path), tmp_path):
+        assert seen() == "2"
+    assert seen() == "1"
 
 
 @pytest.mark.parametrize("content", [None, "x = 3\n", "x = 1\nx = 1\n"])
 def test_a_fault_whose_place_is_gone_is_stale_and_writes_nothing(content, tmp_path):
     if content is not None:
         (tmp_path / "port.py").write_text(content)
-    with pytest.raises(Stale):
-        plant(fault(), tmp_path)
+    with pytest.raises((FileNotFoundError, ValueError)):
+        changes(fault(), tmp_path)
+    assert run_trial(fault(), tmp_path).status == "stale"
     assert content is None or (tmp_path / "port.py").read_text() == content
 
 
@@ -171,14 +182,14 @@ def test_a_copy_holds_the_sources_and_not_what_is_ignored(git, tmp_path):
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        (["impl_flax/layers.py"], ("--backend", "flax")),
-        (["impl_torchax/modules.py", "impl_torchax/lowerings.py"], ("--backend", "torchax")),
-        (["impl_flax/layers.py", "impl_torchax/lowerings.py"], ()),
-        (["twinvae/jax/slabs.py"], ()),
+        (["impl_flax/layers.py"], ("flax",)),
+        (["impl_torchax/modules.py", "impl_torchax/lowerings.py"], ("torchax",)),
+        (["impl_flax/layers.py", "impl_torchax/lowerings.py"], ("flax", "torchax")),
+        (["twinvae/jax/slabs.py"], ("flax", "torchax")),
     ],
 )
 def test_a_fault_in_one_backend_is_looked_for_there(files, expected):
-    assert backend_options(files) == expected
+    assert backends_of(files) == expected
 
 
 def test_tests_run_in_the_order_of_stages_one_backend_after_the_other():
@@ -207,92 +218,127 @@ def test_every_stage_names_a_test_that_exists():
         assert not name or f"def {name}(" in (ROOT / file).read_text(), stage.test
 
 
-# Trials
+# Processes
+
+ALONE = ("test_alone.py", "-p", "no:cacheprovider")
 
 
-def pytest_on(body: str, folder: Path, **how) -> int | None:
-    """What becomes of pytest on a test of its own."""
-    test = folder / "test_alone.py"
-    test.write_text(f"def test_alone():\n{textwrap.indent(textwrap.dedent(body), '    ')}\n")
-    given = (str(test), "-q", "-s", "-p", "no:cacheprovider", "-c", str(folder / "no.ini"), "--rootdir", str(folder))
-    (folder / "no.ini").write_text("[pytest]\n")
-    return run_pytest(given, folder, folder / "output", **how)
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """A checkout of tests alone."""
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "pytest.ini").write_text("[pytest]\n")
+    return tmp_path / "copy"
 
 
-def test_a_child_that_hangs_is_killed_with_its_children(tmp_path):
-    place = tmp_path / "grandchild"
-    body = f"""
+def alone(copy: Path, body: str) -> Path:
+    """The same, with a test of this body."""
+    (copy / "test_alone.py").write_text(f"def test_alone():\n{textwrap.indent(textwrap.dedent(body), '    ')}\n")
+    return copy
+
+
+def test_a_process_that_hangs_is_killed_with_its_children(copy):
+    body = """
         import pathlib, subprocess
         sleeps = subprocess.Popen(["sleep", "60"])
-        pathlib.Path({str(place)!r}).write_text(str(sleeps.pid))
+        pathlib.Path("grandchild").write_text(str(sleeps.pid))
         sleeps.wait()
     """
     began = time.monotonic()
-    assert pytest_on(body, tmp_path, limit=4) is None
+    assert run_pytest(ALONE, alone(copy, body), copy / "output", limit=6) is None
     assert time.monotonic() - began < 20
-    grandchild = Path("/proc") / place.read_text()
+    grandchild = int((copy / "grandchild").read_text())
+    gone = lambda: not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE  # noqa: E731
     deadline = time.monotonic() + 5
-    while _alive(grandchild) and time.monotonic() < deadline:
+    while not gone() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not _alive(grandchild)
+    assert gone()
 
 
-def _alive(process: Path) -> bool:
-    try:
-        return process.is_dir() and ") Z " not in (process / "stat").read_text()
-    except OSError:
-        return False
-
-
-def test_a_child_is_stopped_once_its_alarm_is_written(tmp_path):
-    alarm = tmp_path / "alarm.json"
+def test_a_process_is_stopped_once_its_alarm_is_written(copy):
+    body = "import time\nopen('alarm.json', 'w').write('{}')\ntime.sleep(60)"
     began = time.monotonic()
-    body = f"""
-        import time
-        open({str(alarm)!r}, "w").write("{{}}")
-        time.sleep(60)
-    """
-    assert pytest_on(body, tmp_path, limit=30, until=alarm) == 0
-    assert time.monotonic() - began < 20
-
-
-@pytest.mark.parametrize("started_as", ["trials.mutants", "trials.soak"])
-def test_a_child_imports_the_project_from_its_own_folder(started_as, tmp_path):
-    for package in ("trials", "suites"):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").write_text("PLACE = 'the copy'\n")
-    (tmp_path / "test_alone.py").write_text(
-        "def test_alone():\n    import trials, suites\n    assert trials.PLACE == suites.PLACE == 'the copy'\n"
-    )
-    (tmp_path / "no.ini").write_text("[pytest]\n")
-    arguments = ["test_alone.py", "-p", "no:cacheprovider", "-c", "no.ini", "--rootdir", str(tmp_path)]
-    run = f"""
-        import importlib.util
-        import sys
-        from pathlib import Path
-        import trials.processes as child
-        folder = Path({str(tmp_path)!r})
-        main = sys.modules["__main__"]
-        main.__spec__ = importlib.util.find_spec({started_as!r})
-        sys.exit(child.run_pytest({arguments!r}, folder, folder / "output", limit=60))
-    """
-    command = [sys.executable, "-c", textwrap.dedent(run)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (tmp_path / "output").read_text()
+    assert run_pytest(ALONE, alone(copy, body), copy / "output", limit=50, until=copy / "alarm.json") == 0
+    assert time.monotonic() - began < 40
 
 
 @pytest.mark.parametrize(("body", "status"), [("pass", 0), ("assert False", 1), ("raise SystemExit(4)", 1)])
-def test_a_child_gives_its_exit_status(body, status, tmp_path):
-    assert pytest_on(body, tmp_path, limit=60) == status
+def test_a_process_gives_its_exit_status(body, status, copy):
+    assert run_pytest(ALONE, alone(copy, body), copy / "output", limit=60) == status
 
 
-def test_an_alarm_is_read_back_and_what_is_none_is_broken(tmp_path):
-    place = tmp_path / "alarm.json"
-    alarm = Outcome(status="alarm", seconds=12.5, suite="parity", test="a.py::test_x", what="no", evidence="exact")
-    place.write_text(alarm.model_dump_json())
-    assert read_outcome(place) == alarm
-    place.write_text("{}")
-    assert read_outcome(place).status == "broken"
+@pytest.mark.parametrize("started_as", ["trials.mutants", "trials.soak"])
+def test_a_process_imports_the_project_from_its_own_folder(started_as, copy):
+    for package in ("trials", "suites"):
+        (copy / package).mkdir()
+        (copy / package / "__init__.py").write_text("PLACE = 'the copy'\n")
+    alone(copy, "import trials, suites\nassert trials.PLACE == suites.PLACE == 'the copy'")
+    run = f"""
+        import importlib.util, pathlib, sys
+        import trials.processes
+        sys.modules["__main__"].__spec__ = importlib.util.find_spec({started_as!r})
+        folder = pathlib.Path({str(copy)!r})
+        sys.exit(trials.processes.run_pytest({ALONE!r}, folder, folder / "output", limit=60))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(run)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (copy / "output").read_text()
+
+
+def test_a_loaded_machine_has_a_busy_process_for_each_core_until_the_block_is_left():
+    before = len(psutil.Process().children())
+    with loaded():
+        assert len(psutil.Process().children()) == before + psutil.cpu_count()
+    assert len(psutil.Process().children()) == before
+
+
+# The alarm
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("assert True", ("clean", "", "", "no test failed")),
+        ("assert 1 == 2", ("alarm", "test_alone.py::test_alone", "failed test", "assert 1 == 2")),
+        ("raise TypeError('late')", ("alarm", "test_alone.py::test_alone", "failed test", "TypeError: late")),
+        ("import no_such_module", ("broken", "test_alone.py::test_alone", "failed test", "ModuleNotFoundError: No m")),
+        ("no_such_name", ("broken", "test_alone.py::test_alone", "failed test", "NameError: name 'no_such_name'")),
+        ("return )", ("broken", "test_alone.py", "", "SyntaxError")),
+    ],
+)
+def test_tests_end_at_the_first_failure_which_is_named(body, expected, copy):
+    outcome = run_pytest_in(alone(copy, body), ["test_alone.py"], limit=60)
+    assert (outcome.status, outcome.test, outcome.evidence) == expected[:3]
+    assert expected[3] in outcome.what
+    assert outcome.seconds > 0
+
+
+def test_tests_that_do_not_end_are_stopped(copy):
+    assert run_pytest_in(alone(copy, "import time; time.sleep(60)"), ["test_alone.py"], limit=4) is None
+
+
+def test_no_further_test_is_begun_when_the_time_is_over_and_earlier_tests_count(copy):
+    (copy / "test_alone.py").write_text("def test_a():\n    pass\n\ndef test_b():\n    raise ValueError\n")
+    given = ("--alarm", "alarm.json", "--started", str(time.time() - 50), "--lasts", "40", "--spent", "100")
+    run_pytest([*ALONE, "-p", "trials.alarm", *given], copy, copy / "output", 60)
+    outcome = Outcome.model_validate_json((copy / "alarm.json").read_text())
+    assert (outcome.status, outcome.test, outcome.what) == ("clean", "test_alone.py::test_a", "stopped after 40 s")
+    assert outcome.seconds > 150
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [("exact", 2.0, "norm max_abs: "), ("exact", 0.5, ""), ("ratio", 2.0, ""), ("absolute", 2.0, "")],
+)
+def test_an_exact_value_past_its_limit_raises_an_alarm_and_no_time_does(kind, value, said, tmp_path):
+    record = Record(suite="parity", case="norm", metric="max_abs", value=value, limit=1.0, kind=kind)
+    folder = write_run(tmp_path, [record], complete=None).folder
+    options = SimpleNamespace(baseline_dir=tmp_path, platform="cpu")
+    stash = {FILES: {"parity": SimpleNamespace(path=folder / "parity.jsonl")}, OPTIONS: options}
+    alarm = Alarm(SimpleNamespace(stash=stash))
+    assert alarm.worse("speed") == ""
+    assert alarm.worse("parity").startswith(said)
+    assert bool(alarm.worse("parity")) == bool(said)
 
 
 # Soak
@@ -300,15 +346,22 @@ def test_an_alarm_is_read_back_and_what_is_none_is_broken(tmp_path):
 
 def test_soak_settings_repeat_with_and_without_load_and_change_seeds_and_clips():
     settings = [setting(run) for run in range(16)]
-    assert [one.loaded for one in settings[:4]] == [False, True, False, True]
-    assert {one.seed for one in settings} == set(SEEDS)
-    assert settings[0][1:3] == (SEEDS[0], "synthetic")
-    assert len({one.clip for one in settings}) > 2
+    assert [one["loaded"] for one in settings[:4]] == [False, True, False, True]
+    assert {one["seed"] for one in settings} == set(SEEDS)
+    assert (settings[0]["seed"], settings[0]["clip"]) == (SEEDS[0], "synthetic")
+    assert len({one["clip"] for one in settings}) > 2
 
 
-def test_random_motion_is_smooth_moving_and_in_range():
-    clip = random_motion(1)
-    assert clip.min() >= -1
-    assert clip.max() <= 1
-    assert 0 < abs(clip[1:] - clip[:-1]).mean() < 0.5
-    assert (clip == random_motion(1)).all()
+def test_a_share_of_the_tests_is_drawn_and_put_in_order_by_the_seed(copy):
+    (copy / "test_alone.py").write_text("".join(f"def test_{number}():\n    pass\n" for number in range(40)))
+
+    def drawn(seed: int, share: float = 0.3) -> list[str]:
+        plugins = ("-p", "randomly", f"--randomly-seed={seed}", "-p", "trials.share", f"--share={share}", "-v")
+        run_pytest([*ALONE, *plugins], copy, copy / "output", 60)
+        return [line.split()[0] for line in (copy / "output").read_text().splitlines() if "PASSED" in line]
+
+    first = drawn(1)
+    assert 3 < len(first) < 25
+    assert first == drawn(1) != drawn(2)
+    assert first != sorted(first)
+    assert len(drawn(1, 1.0)) == 40

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import typer
 
-from trials.equivalents import Equivalent, read_equivalents, reason, stale
-from trials.mutant_trial import mutant_trial, run_mutant, run_unit_tests
-from trials.mutants import asked_for, equivalents_of, kept, main, passed
-from trials.mutation import LEFT_OUT, Mutant, mutants_at, places, sample, shares, what_runs
+from tests.trials.made_up import mutant, mutant_trial
+from trials.alarm import Outcome
+from trials.mutants import asked_for, kept, main
+from trials.mutation import LEFT_OUT, Equivalent, Mutant, equivalents, mutants_at, places, sample, shares, what_runs
 from trials.planting import ROOT
-from trials.results import Outcome
+from trials.trial import LIMIT, run_tests, run_trial, trial_of
 
 PORT = '''"""A docstring with 1 number."""
 
@@ -56,7 +57,7 @@ def test_a_sample_repeats_and_a_larger_one_holds_it(root):
     assert sample(root, "port", 8, seed=0) == first
     assert sample(root, "port", 12, seed=0)[:8] == first
     assert sample(root, "port", 8, seed=1) != first
-    assert len({mutant.key for mutant in first}) == 8
+    assert len({mutant.name for mutant in first}) == 8
 
 
 def test_code_elsewhere_in_the_file_does_not_change_the_order(root, tmp_path):
@@ -70,10 +71,11 @@ def test_code_elsewhere_in_the_file_does_not_change_the_order(root, tmp_path):
     assert texts(moved) == texts(root)
 
 
-def test_every_place_is_drawn_once_before_any_is_drawn_again(root):
+def test_every_place_is_drawn_once(root):
     found = [place for place in places(root, "port/double.py") if any(mutants_at(root, place))]
-    drawn = sample(root, "port", len(found), seed=0)
-    assert sorted(mutant.line for mutant in drawn) == sorted(place.line for place in found)
+    drawn = sample(root, "port", 10_000, seed=0)
+    assert sorted(one.line for one in drawn) == sorted(place.line for place in found)
+    assert {one.after for one in drawn} != {one.after for one in sample(root, "port", 10_000, seed=1)}
 
 
 def test_a_sample_is_shared_out_among_the_packages():
@@ -96,10 +98,10 @@ def test_annotations_docstrings_comments_and_what_is_only_for_type_checkers_are_
 
 
 def test_a_mutant_is_python_and_another_program(root):
-    for mutant in every(root):
-        assert what_runs(mutant.source) not in (None, what_runs(PORT))
-        assert mutant.before != mutant.after
-        assert mutant.before in PORT
+    for one in every(root):
+        assert what_runs(one.source) not in (None, what_runs(PORT))
+        assert one.before != one.after
+        assert one.before in PORT
 
 
 def test_numbers_conditions_loops_operators_and_exceptions_are_changed(root):
@@ -135,63 +137,58 @@ def test_pictures_are_left_out():
 # Trials
 
 
-def test_a_mutant_is_there_while_its_tests_run_and_gone_after(root, monkeypatch):
-    (chosen,) = sample(root, "port", 1, seed=0)
-    seen = []
-
-    def look(package, changes, copy, limit, unchanged):
-        assert changes == {copy / chosen.file: (PORT, chosen.source)}
-        seen.append((package, (copy / chosen.file).read_text()))
-        raise RuntimeError("stop")
-
-    monkeypatch.setattr("trials.mutant_trial.run_package", look)
-    with pytest.raises(RuntimeError, match="stop"):
-        run_mutant(chosen, root)
-    assert seen == [("port", chosen.source)]
-    assert (root / "port" / "double.py").read_text() == PORT
-
-
 @pytest.mark.parametrize(
     ("outcome", "status"),
     [
         (None, "hung"),
-        (Outcome(status="clean", seconds=3.0, what="stopped after 3 s"), "survived"),
-        (Outcome(status="alarm", seconds=1.0, test="a.py::test_x", what="no"), "killed"),
-        (Outcome(status="broken", seconds=1.0, what="ImportError"), "killed"),
+        (Outcome(status="clean", seconds=3.0, what="stopped after 3 s"), "missed"),
+        (Outcome(status="alarm", seconds=1.0, test="a.py::test_x", what="no"), "caught"),
+        (Outcome(status="broken", seconds=1.0, what="ImportError"), "broken"),
     ],
 )
-def test_what_fails_or_does_not_end_kills_a_mutant(outcome, status, root, monkeypatch):
-    monkeypatch.setattr("trials.mutant_trial.run_package", lambda *given: outcome)
+def test_a_mutant_is_there_while_its_tests_run_and_gone_after(outcome, status, root, monkeypatch):
     (chosen,) = sample(root, "port", 1, seed=0)
-    trial = run_mutant(chosen, root, commit="0123456789ab")
-    assert (trial.status, trial.key, trial.commit) == (status, chosen.key, "0123456789ab")
-    assert (trial.test, trial.what) == ((outcome.test, outcome.what) if outcome else ("", ""))
+    seen = []
+
+    def look(planted, texts, copy, limit, controls):
+        assert (planted, texts, limit) == (chosen, {chosen.file: (PORT, chosen.source)}, LIMIT)
+        seen.append((copy / chosen.file).read_text())
+        return outcome
+
+    monkeypatch.setattr("trials.trial.run_tests", look)
+    trial = run_trial(chosen, root, commit="0123456789ab")
+    assert seen == [chosen.source]
+    assert (root / "port" / "double.py").read_text() == PORT
+    assert (trial.status, trial.planted.name, trial.commit) == (status, chosen.name, "0123456789ab")
+    assert trial.outcome == outcome or outcome is None
 
 
 @pytest.mark.parametrize(
-    ("body", "expected"),
+    ("file", "units", "expected"),
     [
-        ("assert True", ("clean", "", "1 passed")),
-        ("assert 1 == 2", ("alarm", "test_alone.py::test_alone", "assert 1 == 2")),
-        ("import no_such_module", ("alarm", "test_alone.py::test_alone", "ModuleNotFoundError: No module named")),
+        ("impl_flax/port.py", "clean", ["tests/impl_flax", "suites on flax"]),
+        ("impl_flax/port.py", "alarm", ["tests/impl_flax"]),
+        ("impl_flax/port.py", None, ["tests/impl_flax"]),
+        ("twinvae/port.py", "clean", ["tests/twinvae", "suites on flax,torchax"]),
+        ("twinvae/bench/port.py", "clean", ["tests/bench"]),
     ],
 )
-def test_unit_tests_end_at_the_first_failure_which_is_named(body, expected, tmp_path):
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    (copy / "pytest.ini").write_text("[pytest]\naddopts = -ra\n")
-    (copy / "test_alone.py").write_text(f"def test_alone():\n    {body}\n")
-    outcome = run_unit_tests(["test_alone.py"], copy, limit=60)
-    assert (outcome.status, outcome.test) == expected[:2]
-    assert expected[2] in outcome.what
+def test_a_mutant_meets_its_unit_tests_and_then_the_suites_of_its_package(file, units, expected, monkeypatch, tmp_path):
+    met, clean = [], Outcome(status="clean", seconds=1)
 
+    def unit_tests(copy, paths, limit):
+        met.extend(paths)
+        return units and clean.model_copy(update={"status": units})
 
-def test_unit_tests_that_do_not_end_are_stopped(tmp_path):
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    (copy / "pytest.ini").write_text("[pytest]\n")
-    (copy / "test_alone.py").write_text("import time\n\ndef test_alone():\n    time.sleep(60)\n")
-    assert run_unit_tests(["test_alone.py"], copy, limit=2) is None
+    def suites(names, backends, copy, limit, begin):
+        met.append(f"suites on {','.join(backends)}")
+        return clean
+
+    monkeypatch.setattr("trials.trial.run_pytest_in", unit_tests)
+    monkeypatch.setattr("trials.trial.run_suites", suites)
+    outcome = run_tests(mutant(file=file), {file: ("", "")}, tmp_path, LIMIT, {})
+    assert met == expected
+    assert (outcome and outcome.status) == units
 
 
 # Results
@@ -199,38 +196,21 @@ def test_unit_tests_that_do_not_end_are_stopped(tmp_path):
 
 def test_results_go_on_from_where_they_were(root):
     drawn = sample(root, "port", 4, seed=0)
-    statuses = ("killed", "survived", "hung")
-    lines = [mutant_trial(mutant, status) for mutant, status in zip(drawn, statuses, strict=False)]
-    known = kept([mutant_trial(drawn[0], "survived"), *lines], (), root)
+    clean = Outcome(status="clean", seconds=1)
+    statuses = ("caught", "missed", "hung")
+    lines = [trial_of(one, status, clean) for one, status in zip(drawn, statuses, strict=False)]
+    known = kept([trial_of(drawn[0], "missed", clean), *lines, mutant_trial(1, "caught")], drawn)
     assert [trial.status for trial in known] == list(statuses)
     assert asked_for(drawn, known, survivors=False) == drawn[3:]
     assert asked_for(drawn, known, survivors=True) == drawn[1:3]
-    assert kept(lines, (), root, anew=["port"]) == []
-    (root / "port" / "double.py").write_text("x = 1\n")
-    assert kept(lines, (), root) == []
 
 
-def test_a_survivor_is_equivalent_once_it_is_listed_and_run_again_once_it_is_not(root):
-    (one,) = sample(root, "port", 1, seed=0)
-    listed = [Equivalent(file=one.file, before=one.before, after=one.after, reason="the same")]
-    (trial,) = kept([mutant_trial(one, "survived")], listed, root)
-    assert (trial.status, trial.reason) == ("equivalent", "the same")
-    assert kept([trial], (), root) == []
-    (killed,) = kept([mutant_trial(one, "killed")], listed, root)
-    assert killed.status == "killed"
-
-
-def test_enough_of_the_native_backend_has_to_be_killed(root):
-    (one,) = sample(root, "port", 1, seed=0)
-
-    def trials(package, killed, survived):
-        chosen = {"killed": killed, "survived": survived, "equivalent": 5}
-        return [mutant_trial(one, status).model_copy(update={"package": package})
-                for status, number in chosen.items() for _ in range(number)]  # fmt: skip
-
-    assert passed(trials("impl_flax", 19, 1))
-    assert not passed(trials("impl_flax", 18, 1))
-    assert passed(trials("impl_flax", 19, 1) + trials("twinvae/bench", 0, 9))
+def test_a_survivor_is_asked_for_again_once_it_is_listed_and_an_equivalent_once_it_is_not():
+    listed, plain = mutant(equivalent="the same"), mutant()
+    assert kept([mutant_trial(1, "missed")], [listed]) == []
+    assert kept([mutant_trial(1, "equivalent", equivalent="the same")], [plain]) == []
+    assert [one.status for one in kept([mutant_trial(1, "caught")], [listed])] == ["caught"]
+    assert [one.status for one in kept([mutant_trial(1, "missed")], [plain])] == ["missed"]
 
 
 # Equivalents
@@ -241,51 +221,44 @@ def entry(**fields) -> Equivalent:
     return Equivalent(**(given | fields))
 
 
-def test_an_equivalent_is_known_by_its_text(root):
-    found = [mutant for mutant in every(root) if reason(mutant, [entry(before="return  x +\n x")])]
-    assert [mutant.after for mutant in found] == ["return x - x"]
+def test_a_mutant_that_is_listed_is_drawn_with_the_reason(root):
+    (plain,) = sample(root, "port", 1, seed=0)
+    listed = entry(file=plain.file, before=plain.before.replace(" ", "\n  "), after=plain.after)
+    (found,) = sample(root, "port", 1, seed=0, listed=[entry(), listed])
+    assert (plain.equivalent, found.equivalent) == ("", "made up")
+    assert (found.name, found.source) == (plain.name, plain.source)
 
 
 @pytest.mark.parametrize(
-    ("fields", "gone"),
-    [
-        ({}, False),
-        ({"before": "for _ in range(2):", "after": "for _ in []:"}, False),
-        ({"before": "return x + 1"}, True),
-        ({"after": "return 2 * x"}, True),
-        ({"file": "port/none.py"}, True),
-        ({"before": "x: int | None = 3", "after": "x: int & None = 3"}, True),
-    ],
-)
-def test_an_entry_that_no_mutant_fits_any_more_is_stale(fields, gone, root):
-    assert stale([entry(**fields)], root) == ([entry(**fields)] if gone else [])
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
+    ("text", "words"),
     [
         ("[[mutant]\n", "list.toml is not TOML"),
-        ('[[mutant]]\nfile = "a.py"\nbefore = "x"\nafter = "y"\n', r"mutant 1 \(x\): reason: Field required"),
-        ("[[mutant]]\nline = 3\n", r"mutant 1 \(no line\)"),
+        ('[[mutant]]\nfile = "a.py"\nbefore = "x"\nafter = "y"\n', r"mutant 1: reason: Field required"),
+        ('[[mutant]]\nfile = "port/double.py"\nbefore = "return  x\\n + x"\nafter = ""\nreason = "r"\n', ""),
+        ('[[mutant]]\nfile = "port/double.py"\nbefore = "return 7"\nafter = ""\nreason = "r"\n', "does not hold"),
+        ('[[mutant]]\nfile = "port/none.py"\nbefore = "return x + x"\nafter = ""\nreason = "r"\n', "does not hold"),
     ],
 )
-def test_a_list_that_is_not_valid_is_refused(content, words, tmp_path):
-    (tmp_path / "list.toml").write_text(content)
-    with pytest.raises(ValueError, match=words):
-        read_equivalents(tmp_path / "list.toml")
+def test_a_list_that_is_not_valid_or_not_of_these_sources_is_refused(text, words, root):
+    (root / "list.toml").write_text(text)
+    if words:
+        with pytest.raises(ValueError, match=words):
+            equivalents(root, root / "list.toml")
+    else:
+        assert len(equivalents(root, root / "list.toml")) == 1
 
 
-def test_every_entry_of_the_list_is_still_a_mutant():
-    equivalents_of(ROOT)
+def test_every_entry_of_the_list_is_still_of_the_sources():
+    assert equivalents(ROOT)
 
 
-def test_a_stale_entry_stops_a_run_before_anything_is_tried(tmp_path, monkeypatch, capsys):
-    copy = tmp_path / "copy"
-    (copy / "trials").mkdir(parents=True)
-    (copy / "trials" / "equivalent.toml").write_text(
-        '[[mutant]]\nfile = "a.py"\nbefore = "x"\nafter = "y"\nreason = "none"\n'
-    )
-    monkeypatch.setattr("trials.mutants.checkout_copy", lambda into: copy)
-    assert main(["--jobs", "1", "--report-dir", str(tmp_path)]) == 2
-    assert "no mutant of a.py turns 'x' into 'y' any more" in capsys.readouterr().err
+def test_a_list_that_is_refused_stops_a_run_before_anything_is_tried(tmp_path, monkeypatch, capsys):
+    def refused(root):
+        raise ValueError("take the entry out")
+
+    monkeypatch.setattr("trials.mutants.equivalents", refused)
+    with pytest.raises(typer.Exit) as ended:
+        main(jobs=1, report_dir=tmp_path)
+    assert ended.value.exit_code == 2
+    assert "take the entry out" in capsys.readouterr().err
     assert not (tmp_path / "cpu").exists()

@@ -65,6 +65,7 @@ class Options:
         weights, clip_label: what a run's numbers belong to; values are compared between equal labels only.
         commit: of TwinVAE, where git does not know it.
         given: the suite options that stood on the command line, to run a case again with.
+        one_round: whether everything is timed in a single round, which judges nothing by its time.
     """
 
     backends: tuple[str, ...]
@@ -80,6 +81,7 @@ class Options:
     given: tuple[str, ...]
     compiles_all: bool = False
     commit: str | None = None
+    one_round: bool = False
 
     @property
     def clip_label(self) -> str:
@@ -137,6 +139,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="CHIP",
         help=f"take the TPU compiler's platform for {', '.join(TPUS)}, and compile all that has changed",
     )
+    group.addoption("--one-round", action="store_true", help="time everything once: nothing is then judged by its time")
     group.addoption("--baseline-dir", metavar="DIR", help="where baselines are (default: baselines)")
     group.addoption("--report-dir", metavar="DIR", help="where records and pages go (default: reports/local)")
     group.addoption(
@@ -182,6 +185,7 @@ def read_options(given: Any) -> Options:
         given=_given(given),
         compiles_all=given.aot is not None,
         commit=_commit(given.commit),
+        one_round=given.one_round,
     )
 
 

@@ -203,7 +203,7 @@ def test_the_stages_of_a_first_call_add_up():
 def options(**given: Any) -> Any:
     models = tuple(Model(name, preset_config(name), {"preset": name}) for name in given.pop("presets", ("tiny",)))
     fields = {"backends": ("flax", "torchax"), "modes": ("eager", "jit"), "dtypes": ("float64", "float32", "bfloat16")}
-    return SimpleNamespace(models=models, **({"given": ()} | fields | given))
+    return SimpleNamespace(models=models, **({"given": (), "one_round": False} | fields | given))
 
 
 def test_pytorch_is_timed_in_every_group():
@@ -224,6 +224,16 @@ def test_a_dtype_that_is_asked_for_is_timed_at_every_size():
         ("tiny", Size(16, 32, 48)), ("tiny", Size(8, 32, 48)), ("cogvideox-2b", Size(9, 96, 160))
     }  # fmt: skip
     assert {group.dtype for group in groups} == {"bfloat16"}
+
+
+def test_one_round_times_everything_once_and_waits_for_no_quiet(monkeypatch):
+    found = [group for group, _ in cases.groups(options(one_round=True, presets=("tiny", "cogvideox-2b")))]
+    assert {(group.rounds, group.eager_rounds) for group in found} == {(1, 1)}
+    assert {group.rounds for group, _ in cases.groups(options())} == {40, 20}
+    monkeypatch.setattr(timing, "QUIET", -1.0)
+    waited = [len(measured(group=GROUP._replace(rounds=rounds)).timings.seconds[str(TOY)]) for rounds in (1, 2)]
+    assert waited[0] == 1
+    assert waited[1] > 2
 
 
 def test_bars_are_of_the_full_architecture_on_a_cpu_alone(monkeypatch):
