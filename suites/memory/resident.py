@@ -114,15 +114,21 @@ def allocated(device: Any) -> Iterator[dict[str, float]]:
     Its mark covers the whole process, and loading a model may have set it: ballast brings what is held up to it, so
     that all that the block takes comes on top.
     """
-    import jax
-
     held = device.memory_stats()
     found: dict[str, float] = {"idle": held["bytes_in_use"]}
-    ballast = jax.device_put(np.zeros(held["peak_bytes_in_use"] - held["bytes_in_use"], np.uint8), device)
+    ballast = zeros_on(device, held["peak_bytes_in_use"] - held["bytes_in_use"])
     before = device.memory_stats()["bytes_in_use"]
     yield found
     found["above idle"] = device.memory_stats()["peak_bytes_in_use"] - before
     ballast.delete()
+
+
+def zeros_on(device: Any, size: int) -> Any:
+    """At least so many bytes, made there: a card's worth of them takes seconds to get to it."""
+    import jax
+
+    with jax.default_device(device):
+        return jax.block_until_ready(jax.numpy.zeros((-(-size // 2**20), 2**20), "uint8"))
 
 
 if __name__ == "__main__":

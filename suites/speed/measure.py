@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from suites.speed.cases import COMPILED, PYTORCH, VS_COMPILED, VS_JIT, VS_REFERENCE, Contender, Group
-from suites.speed.contenders import evidence, input_of, load, out_of_memory, ready
+from suites.speed.contenders import call_bytes, evidence, input_of, load, out_of_memory, ready
 from suites.speed.peak import nominal_flops, peak
 from twinvae import VideoVAE
 from twinvae.bench.timing import (
@@ -35,6 +35,7 @@ EXACT_TOLERANCE = {"operations as written": 0.25}  # a loop in Python multiplies
 # As a tolerance: held against no baseline, because another value of the same run is. So are all absolute times: on
 # another day's machine of the same name and size, first calls of unchanged code took 1.5 to 2.1 times as long.
 SHOWN_ONLY = math.inf
+MEMORY_TOLERANCE = 0.1  # an allocator's own, which kernels that were tried and chosen anew move
 PATIENCE = 20.0  # seconds for which quiet rounds are waited for
 LONG_CALL = 2.0  # seconds from which a call needs no second one to warm up
 GATED = "fastest calls over PyTorch's"
@@ -62,6 +63,7 @@ class Measured:
     Attributes:
         again: programs compiled in calls after the first, and that should be none.
         programs: of jitted contenders, the exact costs of each program; dispatches: how many programs a call runs.
+        memory: bytes that a call takes on an accelerator beside what is held before it.
         failures: what contenders raised, running out of memory included.
     """
 
@@ -71,6 +73,7 @@ class Measured:
     again: dict[Contender, int] = field(default_factory=dict)
     programs: dict[Contender, dict[str, dict[str, float]]] = field(default_factory=dict)
     dispatches: dict[Contender, int] = field(default_factory=dict)
+    memory: dict[Contender, float] = field(default_factory=dict)
     failures: dict[Contender, Exception] = field(default_factory=dict)
 
     def note(self, contender: Contender) -> str:
@@ -105,7 +108,9 @@ def measure(
                 counted = evidence(vae, group, clip)
                 measured.dispatches[contender], measured.programs[contender] = counted
             runs[contender] = _noting_compilations(run, measured.again, contender)
-            if measured.first[contender].stages["running"] < LONG_CALL:
+            if (taken := call_bytes(contender, runs[contender])) is not None:
+                measured.memory[contender] = taken
+            elif measured.first[contender].stages["running"] < LONG_CALL:
                 runs[contender]()
         except Exception as error:  # whatever a backend raises is its row's, and its test's
             measured.failures[contender] = error
@@ -152,8 +157,12 @@ def _free_memory() -> None:
 # Values, as fields of records
 
 
-def steady_values(measured: Measured, contender: Contender) -> list[dict[str, Any]]:
-    """Times, ratios and rates of a contender's warm call."""
+def steady_values(measured: Measured, contender: Contender, rate: float | None = None) -> list[dict[str, Any]]:
+    """Times, ratios and rates of a contender's warm call.
+
+    Args:
+        rate: FLOP/s that the device reaches; None measures it.
+    """
     group, size = measured.group, measured.group.size
     if note := measured.note(contender):
         return [_absolute("time of a call", None, "s", note=note)]
@@ -189,8 +198,11 @@ def steady_values(measured: Measured, contender: Contender) -> list[dict[str, An
     for metric, (amount, unit) in rates.items():
         values.append(_absolute(metric, _rate(amount, seconds), unit, better="higher"))
     if group.dtype != "float64":
-        share = _rate(100 * flops / max(peak(group.dtype).values()), seconds)
+        share = _rate(100 * flops / (rate or max(peak(group.dtype).values())), seconds)
         values.append(_absolute("share of the peak", share, "%", better="higher"))
+    if contender in measured.memory:
+        taken = {"value": measured.memory[contender] / 1e9, "tolerance": MEMORY_TOLERANCE}
+        values.append(_absolute("memory of a call", None, "GB", **taken))
     return values
 
 
@@ -198,8 +210,8 @@ def vs_reference(
     measured: Measured, contender: Contender, metric: str = GATED, share: float = FASTEST, wanted: int = ENOUGH
 ) -> dict[str, Any]:
     """A contender's time over PyTorch's. That of the fastest calls says whether it has become slower."""
-    if PYTORCH in measured.failures:
-        note = f"PyTorch: {measured.note(PYTORCH)}"
+    if not _timed(measured, PYTORCH):
+        note = f"PyTorch: {measured.note(PYTORCH) or 'not timed'}"
         return {"metric": metric, "value": None, "unit": "x", "kind": "ratio", "note": note}
     return _ratio(measured, contender, PYTORCH, metric, wanted, share)
 

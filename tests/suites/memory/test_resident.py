@@ -75,11 +75,11 @@ class Allocator:
 def test_an_allocator_s_mark_of_loading_is_not_taken_for_the_program_s(size, monkeypatch):
     device = Allocator()
 
-    def device_put(array, where):
-        where.take(array.nbytes)
-        return SimpleNamespace(delete=lambda: where.take(-array.nbytes))
+    def zeros_on(where, size):
+        where.take(size)
+        return SimpleNamespace(delete=lambda: where.take(-size))
 
-    monkeypatch.setattr(jax, "device_put", device_put)
+    monkeypatch.setattr(resident, "zeros_on", zeros_on)
     with resident.allocated(device) as found:
         device.take(size)
         device.take(-size)
