@@ -80,6 +80,12 @@ def memory(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """Measure this machine's card in 10 minutes: parity, speed and memory; --list names the steps, --rehearse tries."""
+    python(session, "-m", "suites.gpu", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run the project's own tests and every suite on the tiny preset; pages go to build/reports, two runs at a time."""
     quick, pages = ("-m", "pytest", "--preset", "tiny"), ("--report-dir", "build/reports")

@@ -9,6 +9,7 @@ GATED, AGAIN = "fastest calls over PyTorch's", "programs compiled when called ag
 OVER_PYTORCH, OVER_COMPILED, OVER_JIT = "time over PyTorch", "time over torch.compile", "eager over jit"
 SECOND, FIRST_DECODE = "first decode over that of a first process", "first decode"
 GROWTH = "operations written more"
+MEMORY = "memory of a call"
 
 # Exact costs: no load on the machine changes them.
 COSTS = because(
@@ -72,6 +73,9 @@ TIMES = because(
         "nominal FLOP/s": Bar(None, SHOWN_ONLY, better="higher", unit="GFLOP/s"),
         "share of the peak": Bar(None, SHOWN_ONLY, better="higher", unit="%"),
     },
+) | because(
+    "An accelerator's allocator's own: kernels that are tried and chosen anew move it.",
+    **{MEMORY: Bar(None, 1.1, unit="GB")},
 )  # fmt: skip
 SECOND_PROCESS = because(
     "JAX's persistent cache hands over what the first process has compiled: 0.20 (Flax) and 0.36 (TorchAx). Without it "

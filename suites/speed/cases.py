@@ -71,15 +71,22 @@ LARGE_ON_ACCELERATOR = (
 )
 
 
+CHANNELS_LAST = "channels_last_3d"
+TORCH_NAMES = {"eager": "PyTorch", "jit": "torch.compile", CHANNELS_LAST: "PyTorch, channels last"}
+
+
 class Contender(NamedTuple):
-    """Who is timed: a backend, op by op ("eager") or compiled ("jit", which for the reference is torch.compile)."""
+    """Who is timed: a backend, op by op ("eager") or compiled ("jit", which for the reference is torch.compile).
+
+    The reference has a mode more, op by op with its arrays in memory as channels_last_3d.
+    """
 
     backend: str
     mode: str
 
     def __str__(self) -> str:
         if self.backend == REFERENCE:
-            return "PyTorch" if self.mode == "eager" else "torch.compile"
+            return TORCH_NAMES[self.mode]
         return f"{self.backend} {self.mode}"
 
     @property

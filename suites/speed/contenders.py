@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 import twinvae
-from suites.speed.cases import Contender, Group
+from suites.speed.cases import CHANNELS_LAST, Contender, Group
 from twinvae import VideoVAE, arrays
+from twinvae.bench.resident import allocated
 from twinvae.bench.timing import Run
 from twinvae.bench.xla_cost import dispatches, program_costs
 from twinvae.frames import latent_count
@@ -63,8 +64,15 @@ def _call(vae: VideoVAE, group: Group) -> Any:
 
 
 def _ready_torch(model: Any, contender: Contender, group: Group, clip: np.ndarray) -> Run:
+    torch.backends.cudnn.benchmark = TORCH_DEVICE == "cuda"  # as users who want speed have it
     given = arrays.to_torch(clip).permute(0, 4, 1, 2, 3).contiguous().to(TORCH_DEVICE)
     model = model.to(TORCH_DEVICE)
+    if contender.mode == CHANNELS_LAST:
+        model = copy.deepcopy(model)
+        for weights in model.parameters():
+            if weights.dim() == 5:  # torch's own `model.to` gives up at the kernels of 2-D convolutions
+                weights.data = weights.data.to(memory_format=torch.channels_last_3d)
+        given = given.to(memory_format=torch.channels_last_3d)
     if contender.mode == "jit":
         half = f"{group.operation}r"
         model = copy.copy(model)  # the two share their weights
@@ -100,6 +108,27 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, kinds) or (
         isinstance(error, RuntimeError) and any(word.lower() in str(error).lower() for word in words)
     )
+
+
+def call_bytes(contender: Contender, run: Run) -> float | None:
+    """Bytes that a warm call takes on an accelerator beside what is held before it; None on a CPU, where none is run.
+
+    Kernels that were tried do not count, as those that were chosen are known by now.
+    """
+    if contender.backend == REFERENCE:
+        if TORCH_DEVICE == "cpu":
+            return None
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    device = jax.devices()[0]
+    if device.memory_stats() is None:
+        return None
+    with allocated(device) as found:
+        run()
+    return found["above idle"]
 
 
 def evidence(vae: VideoVAE, group: Group, clip: np.ndarray) -> tuple[int, dict[str, dict[str, float]]]:

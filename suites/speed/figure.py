@@ -21,7 +21,7 @@ LONGEST_HISTORY = 30
 
 def colour(name: str) -> str:
     """A contender's colour; what a backend's compiled call has, its eager one has too."""
-    return {"PyTorch": GREY, "torch.compile": COLOURS[3]}.get(name) or {
+    return {"PyTorch": GREY, "PyTorch, channels last": GREY, "torch.compile": COLOURS[3]}.get(name) or {
         "flax": COLOURS[0],
         "torchax": COLOURS[1],
     }.get(name.split()[0], COLOURS[2])

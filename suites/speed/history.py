@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from suites.speed.cases import Contender
 from twinvae.bench.records import RunData
 
 OURS = "twinvae speed"  # what the suite signs its benchmarks with
@@ -74,6 +75,4 @@ def with_this_run(history: History, data: RunData) -> tuple[Saved, ...]:
 
 def contender(backend: str, mode: str) -> str:
     """How the pages call who is timed."""
-    if backend == "torch":
-        return "PyTorch" if mode == "eager" else "torch.compile"
-    return f"{backend} {mode}"
+    return str(Contender(backend, mode))

@@ -17,6 +17,7 @@ from suites.speed.bars import (
     COUNTS,
     GATE,
     GATED,
+    MEMORY,
     OVER_COMPILED,
     OVER_JIT,
     OVER_PYTORCH,
@@ -27,7 +28,7 @@ from suites.speed.bars import (
     VS_REFERENCE,
 )
 from suites.speed.cases import COMPILED, PYTORCH, Contender, Group
-from suites.speed.contenders import evidence, input_of, load, out_of_memory, ready
+from suites.speed.contenders import call_bytes, evidence, input_of, load, out_of_memory, ready
 from suites.speed.peak import nominal_flops, peak
 from twinvae import VideoVAE
 from twinvae.bench.bars import Bar
@@ -72,6 +73,7 @@ class Measured:
     Attributes:
         again: programs compiled in calls after the first, and that should be none.
         programs: of jitted contenders, the exact costs of each program; dispatches: how many programs a call runs.
+        memory: bytes that a call takes on an accelerator beside what is held before it.
         failures: what contenders raised, running out of memory included.
     """
 
@@ -81,6 +83,7 @@ class Measured:
     again: dict[Contender, int] = field(default_factory=dict)
     programs: dict[Contender, dict[str, dict[str, float]]] = field(default_factory=dict)
     dispatches: dict[Contender, int] = field(default_factory=dict)
+    memory: dict[Contender, float] = field(default_factory=dict)
     failures: dict[Contender, Exception] = field(default_factory=dict)
 
     def note(self, contender: Contender) -> str:
@@ -115,7 +118,9 @@ def measure(
                 counted = evidence(vae, group, clip)
                 measured.dispatches[contender], measured.programs[contender] = counted
             runs[contender] = _noting_compilations(run, measured.again, contender)
-            if measured.first[contender].stages["running"] < LONG_CALL:
+            if (taken := call_bytes(contender, runs[contender])) is not None:
+                measured.memory[contender] = taken
+            elif measured.first[contender].stages["running"] < LONG_CALL:
                 runs[contender]()
         except Exception as error:  # whatever a backend raises is its row's, and its test's
             measured.failures[contender] = error
@@ -163,8 +168,12 @@ def _free_memory() -> None:
 # Values, as fields of records
 
 
-def steady_values(measured: Measured, contender: Contender) -> list[dict[str, Any]]:
-    """Times, ratios and rates of a contender's warm call."""
+def steady_values(measured: Measured, contender: Contender, rate: float | None = None) -> list[dict[str, Any]]:
+    """Times, ratios and rates of a contender's warm call.
+
+    Args:
+        rate: FLOP/s that the device reaches; None measures it.
+    """
     group, size = measured.group, measured.group.size
     if note := measured.note(contender):
         return [_absolute("time of a call", None, note=note)]
@@ -190,8 +199,11 @@ def steady_values(measured: Measured, contender: Contender) -> list[dict[str, An
     for metric, amount in rates.items():
         values.append(_absolute(metric, _rate(amount, seconds)))
     if group.dtype != "float64":
-        share = _rate(100 * flops / max(peak(group.dtype).values()), seconds)
+        share = _rate(100 * flops / (rate or max(peak(group.dtype).values())), seconds)
         values.append(_absolute("share of the peak", share))
+    if contender in measured.memory:
+        fields = {"metric": MEMORY, "kind": "absolute", "value": measured.memory[contender] / 1e9}
+        values.append(fields | TIMES[MEMORY].fields)
     return values
 
 
@@ -204,8 +216,8 @@ def vs_reference(
     wanted: int = ENOUGH,
 ) -> dict[str, Any]:
     """A contender's time over PyTorch's. That of the fastest calls says whether it has become slower."""
-    if PYTORCH in measured.failures:
-        note = f"PyTorch: {measured.note(PYTORCH)}"
+    if not _timed(measured, PYTORCH):
+        note = f"PyTorch: {measured.note(PYTORCH) or 'not timed'}"
         return {"metric": metric, "value": None, "kind": "ratio", "note": note} | bar.fields
     return _ratio(measured, contender, PYTORCH, metric, bar, wanted, share)
 

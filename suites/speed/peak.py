@@ -30,7 +30,10 @@ ROUNDS = 3
 
 @cache
 def peak(dtype: str) -> dict[str, float]:
-    """FLOP/s of each way to compute a matrix product and a convolution, in turn; the peak is the largest."""
+    """FLOP/s of each way to compute a matrix product and a convolution, in turn; the peak is the largest.
+
+    Of random numbers: an H200 multiplied zeros 13 % faster.
+    """
     sizes = ON_CPU if jax.default_backend() == "cpu" else ON_ACCELERATOR
     work = {name: (flops, run) for name, flops, run in _products(sizes, dtype)}
     for _, run in work.values():
@@ -45,12 +48,12 @@ def _products(sizes: Sizes, dtype: str) -> Iterator[tuple[str, float, Run]]:
     layout = ("NHWC", "HWIO", "NHWC")
 
     def in_jax(function: Callable[..., jax.Array], *shapes: tuple[int, ...]) -> Run:
-        given = [jnp.ones(shape, dtype) for shape in shapes]
+        given = [jax.random.normal(jax.random.key(0), shape, dtype) for shape in shapes]
         function = jax.jit(function)
         return lambda: jax.block_until_ready(function(*given))
 
     def in_torch(function: Callable[..., torch.Tensor], *shapes: tuple[int, ...]) -> Run:
-        given = [torch.ones(shape, dtype=getattr(torch, dtype), device=TORCH_DEVICE) for shape in shapes]
+        given = [torch.randn(shape, dtype=getattr(torch, dtype), device=TORCH_DEVICE) for shape in shapes]
 
         def run() -> None:
             with torch.no_grad(), full_precision():

@@ -48,5 +48,5 @@ def platform_name(backend: str, device_kind: str) -> str:
     """
     known = next((name for name, chip in CHIPS.items() if chip.device_kind == device_kind), None)
     name = known.removeprefix("tpu") if known else device_kind.lower()
-    name = re.sub(r"\b(nvidia|amd|tpu|geforce|tesla)\b", "", name)
+    name = re.sub(r"\b(nvidia|amd|tpu|geforce|tesla|sxm\d*|pcie|hbm\w*|\d+gb)\b", "", name)
     return f"{backend}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}"

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from suites.memory import resident, test_measured
+from suites.memory import test_measured
+from twinvae.bench import resident
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 CLIP = ("flax", "tiny", "float32", "decode", (1, 2, 4, 4, 4))
@@ -75,11 +76,11 @@ class Allocator:
 def test_an_allocator_s_mark_of_loading_is_not_taken_for_the_program_s(size, monkeypatch):
     device = Allocator()
 
-    def device_put(array, where):
-        where.take(array.nbytes)
-        return SimpleNamespace(delete=lambda: where.take(-array.nbytes))
+    def zeros_on(where, size):
+        where.take(size)
+        return SimpleNamespace(delete=lambda: where.take(-size))
 
-    monkeypatch.setattr(jax, "device_put", device_put)
+    monkeypatch.setattr(resident, "zeros_on", zeros_on)
     with resident.allocated(device) as found:
         device.take(size)
         device.take(-size)

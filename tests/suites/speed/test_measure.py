@@ -233,7 +233,7 @@ def test_one_round_times_everything_once_and_waits_for_no_quiet(monkeypatch):
     monkeypatch.setattr(timing, "QUIET", -1.0)
     waited = [len(measured(group=GROUP._replace(rounds=rounds)).timings.seconds[str(TOY)]) for rounds in (1, 2)]
     assert waited[0] == 1
-    assert waited[1] > 2
+    assert waited[1] >= 2
 
 
 def test_bars_are_of_the_full_architecture_on_a_cpu_alone(monkeypatch):

@@ -1,0 +1,1 @@
+"""A run on a card: parity, speed and memory, in steps of their own processes, within a budget."""

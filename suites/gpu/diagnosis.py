@@ -1,0 +1,72 @@
+"""A program of a card, taken apart: what it needs, its largest values, its convolutions; the whole text is kept."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import jax
+
+import twinvae
+from suites.gpu.steps import Step
+from suites.speed.cases import Group
+from suites.speed.contenders import input_of
+from twinvae.bench.options import Model
+
+SHOWN = 25
+BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
+_RESULT = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \(?(\w+)\[([\d,]*)\](\{[^}]*\})? ?.*?([\w\-]+)\(", re.MULTILINE)
+_CONVOLUTION = re.compile(
+    r'= \(?(\w+)\[([\d,]*)\](\{[^}]*\})?[^\n]*custom_call_target="(__cudnn[^"]*)"', re.MULTILINE
+)  # fmt: skip
+
+
+def diagnose(step: Step, model: Model, texts: Path) -> None:
+    """Compile the first frame batch of a call, and print what its compiler made of it; a refusal is printed whole."""
+    texts.mkdir(parents=True, exist_ok=True)
+    for contender in step.contenders:
+        vae = twinvae.load(contender.backend, **model.source, dtype="bfloat16")
+        for operation in step.operations:
+            shape = input_of(Group(model, operation, step.size, "bfloat16", 1, 1), 0).shape
+            name = f"{contender.backend}-{operation}-{step.size}"
+            lowered = vae.lower_step(operation, shape, first=True)
+            with gzip.open(texts / f"{name}-written.txt.gz", "wt") as file:
+                file.write(lowered.as_text())
+            start = time.perf_counter()
+            try:
+                compiled = lowered.compile()
+            except jax.errors.JaxRuntimeError as error:
+                print(f"{name}: refused after {time.perf_counter() - start:.1f} s: {str(error)[:6000]}", flush=True)
+                continue
+            text = compiled.as_text()
+            with gzip.open(texts / f"{name}-compiled.txt.gz", "wt") as file:
+                file.write(text)
+            print(f"{name}: compiled in {time.perf_counter() - start:.1f} s", compiled.memory_analysis(), sep="\n")
+            print(*described(text), sep="\n", flush=True)
+            again = lowered.compile()  # from JAX's cache, if it is on
+            print(f"compiled again: {again.memory_analysis()}", flush=True)
+
+
+def described(text: str) -> list[str]:
+    """Convolutions by target, type and layout, operations by number, and the largest values of an optimised program."""
+    convolutions = Counter((target, kind, layout) for kind, _, layout, target in _CONVOLUTION.findall(text))
+    lines = [f"{count:5} {target} {kind} {layout}" for (target, kind, layout), count in convolutions.most_common()]
+    results = [
+        (size(kind, shape), f"{opcode} {kind}[{shape}]{layout}", name)
+        for name, kind, shape, layout, opcode in _RESULT.findall(text)
+    ]
+    operations = Counter(what.split()[0] for _, what, _ in results)
+    lines.append(", ".join(f"{name} {count}" for name, count in operations.most_common(15)))
+    largest = sorted(Counter((size, what) for size, what, _ in results).items(), reverse=True)[:SHOWN]
+    return lines + [f"{size / 1e9:8.3f} GB x {count} {what}" for (size, what), count in largest]
+
+
+def size(kind: str, shape: str) -> int:
+    """Bytes of a value."""
+    cells = 1
+    for side in filter(None, shape.split(",")):
+        cells *= int(side)
+    return cells * BYTES.get(kind, 4)
