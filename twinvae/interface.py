@@ -339,7 +339,7 @@ class VideoVAE(ABC):
         def run_tile(tile: Video) -> Video:
             parts, cache = [], None
             for batch in batches:
-                part, cache = self._step(operation, tile[:, batch], cache, form, form != WHOLE)
+                part, cache = self._step(operation, tile[:, batch], cache, form, spent=True)
                 parts.append(part)
             return self._concatenate(parts, axis=1)
 
