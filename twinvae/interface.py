@@ -305,7 +305,7 @@ class VideoVAE(ABC):
         def run_tile(tile: Video) -> Video:
             parts, cache = [], None
             for batch in batches:
-                part, cache = self.run_frame_batch(operation, tile[:, batch], cache, form, form != WHOLE)
+                part, cache = self.run_frame_batch(operation, tile[:, batch], cache, form, spent=True)
                 parts.append(part)
             return self.concatenate(parts, axis=1)
 

@@ -17,7 +17,7 @@ from twinvae.forms import WHOLE, Form
 from twinvae.frames import frame_batches
 from twinvae.interface import Cache, Operation, VideoVAE
 from twinvae.jax import tiling
-from twinvae.jax.compiling import compiler_options, tracing_for
+from twinvae.jax.compiling import compiler_options, on_gpu, tracing_for
 from twinvae.jax.memory import tree_bytes, usable_bytes
 from twinvae.jax.planner import Call, Planner, device_of
 from twinvae.plan import Plan
@@ -198,9 +198,10 @@ class JaxVideoVAE(VideoVAE):
         run = self._step_of(operation, form)
         if not self.jit:
             return run
+        spent = spent and (form != WHOLE or on_gpu(platform))
         key = operation, form, self.slab_bytes, inside, spent, platform
         if key not in self._compiled_steps:
-            options = {} if inside else compiler_options(platform)
+            options = {} if inside else compiler_options(platform, self.dtype)
             donated = {"donate_argnums": 2} if spent else {}
             self._compiled_steps[key] = jax.jit(run, compiler_options=options, **donated)
         return self._compiled_steps[key]
@@ -257,7 +258,7 @@ class JaxVideoVAE(VideoVAE):
     def _lower(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> jax.stages.Lowered:
         self._check_shape(operation, shape)
         form = self._lowered_form(operation, shape, sharding)
-        options = compiler_options(device_of(sharding).platform)
+        options = compiler_options(device_of(sharding).platform, self.dtype)
         run = jax.jit(partial(self._whole, operation, form=form), compiler_options=options)
         with self._scope(), tracing_for(device_of(sharding).platform):
             return run.lower(self._abstract_params(sharding), self._abstract(shape, sharding))
@@ -281,7 +282,7 @@ class JaxVideoVAE(VideoVAE):
         self._check_shape(operation, shape)
         form = self._lowered_form(operation, shape, sharding) if form is None else form
         platform = None if sharding is None else device_of(sharding).platform
-        step = self.compiled_step(operation, form, False, form != WHOLE, platform)
+        step = self.compiled_step(operation, form, False, True, platform)
         with self._scope(), tracing_for(platform):
             params, frames = self._abstract_params(sharding), self._abstract(shape, sharding)
             if first:

@@ -18,6 +18,7 @@ CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRA
 # cycles that the compiler reckons with are the same within 1 %.
 TPU = {"xla_tpu_scoped_vmem_limit_kib": "16384"}
 # Left to itself, XLA gives cuDNN every 3-D convolution channel-first, and frames are transposed before and after each.
+# Of bfloat16 alone: tensor cores take that channel-last, and what cuDNN has for float32 without TF32 is not known.
 GPU = {"xla_gpu_force_conv_nhwc": "True"}
 OPTIONS = {"cpu": CPU, "tpu": TPU, "gpu": GPU}
 
@@ -34,12 +35,12 @@ def tracing_for(platform: str | None) -> Iterator[None]:
         _platform.reset(token)
 
 
-def on_gpu() -> bool:
-    """Whether what is being traced takes the forms that are for GPUs.
+def on_gpu(platform: str | None = None) -> bool:
+    """Whether a platform, or else the one that is being traced for, takes the forms that are for GPUs.
 
-    `lax.platform_dependent` leaves a `case` in the program, of every platform.
+    (`lax.platform_dependent` would leave a `case` in the programs of every other platform.)
     """
-    return _canonical(_platform.get()) == "gpu"
+    return _canonical(platform or _platform.get()) == "gpu"
 
 
 def _canonical(platform: str | None) -> str:
@@ -49,10 +50,10 @@ def _canonical(platform: str | None) -> str:
 
 
 @cache
-def compiler_options(platform: str | None = None) -> dict[str, str]:
+def compiler_options(platform: str | None = None, dtype: str = "bfloat16") -> dict[str, str]:
     """Options of `jax.jit` for a platform, or for the default device's; none where this XLA does not know them."""
     platform = _canonical(platform)
-    options = OPTIONS.get(platform, {})
+    options = {} if platform == "gpu" and dtype != "bfloat16" else OPTIONS.get(platform, {})
     if platform != jax.default_backend():  # lowered here, compiled elsewhere: nothing to try them on
         return options
     try:
