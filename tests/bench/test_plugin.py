@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from twinvae.bench import metrics, options, places, plugin, report
+from twinvae.bench import PLUGINS, metrics, options, places, plugin, report
 from twinvae.bench.clips import synthetic_clip
 from twinvae.bench.plugin import is_complete
 from twinvae.bench.records import read_run
