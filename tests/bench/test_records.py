@@ -114,7 +114,8 @@ def test_a_selection_holds_what_it_names_and_what_has_no_such_field():
 @pytest.mark.parametrize(
     ("backend", "kind", "name"),
     [("gpu", "NVIDIA H200", "gpu-h200"), ("gpu", "NVIDIA H100 80GB HBM3", "gpu-h100"),
-     ("gpu", "NVIDIA A100-SXM4-80GB", "gpu-a100"), ("gpu", "NVIDIA L4", "gpu-l4"), ("tpu", "TPU v6 lite", "tpu-v6e"), ("tpu", "TPU v5 lite", "tpu-v5e"),
+     ("gpu", "NVIDIA A100-SXM4-80GB", "gpu-a100"), ("gpu", "NVIDIA L4", "gpu-l4"),
+     ("tpu", "TPU v6 lite", "tpu-v6e"), ("tpu", "TPU v5 lite", "tpu-v5e"),
      ("tpu", "TPU v5p", "tpu-v5p"), ("tpu", "TPU v4", "tpu-v4"), ("tpu", "TPU7x", "tpu-7x")],
 )  # fmt: skip
 def test_platforms_have_the_names_that_people_use(backend, kind, name):

@@ -77,7 +77,7 @@ def detect_platform() -> str:
 
 
 def platform_name(backend: str, device_kind: str) -> str:
-    """Short name of an accelerator: ("gpu", "NVIDIA H100 80GB HBM3") is "gpu-h100", ("tpu", "TPU v6 lite") "tpu-v6e"."""
+    """Short name of an accelerator: "gpu-h100" for "NVIDIA H100 80GB HBM3", "tpu-v6e" for "TPU v6 lite"."""
     name = TPU_NAMES.get(device_kind, device_kind).lower()
     name = re.sub(r"\b(nvidia|amd|tpu|geforce|tesla|sxm\d*|pcie|hbm\w*|\d+gb)\b", "", name)
     return f"{backend}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}"
