@@ -78,7 +78,13 @@ def _interrupt(*_: Any) -> None:
 def measure(steps: list[Step], given: argparse.Namespace, folder: Path) -> int:
     """Run the steps, and write what they measure as it comes."""
     began = time.monotonic()
-    common = ["--folder", str(folder), "--texts", str(given.texts), *(["--rehearse"] if given.rehearse else [])]
+    common = [
+        "--folder",
+        str(folder),
+        "--texts",
+        str(given.texts.absolute()),
+        *(["--rehearse"] if given.rehearse else []),
+    ]
     runs: list[Run] = []
 
     def note(line: str) -> None:
