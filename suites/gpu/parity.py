@@ -10,9 +10,10 @@ import torch
 
 import twinvae
 from suites.gpu.steps import Step
+from suites.parity.bars import ONE_DRAW
 from suites.speed.contenders import TORCH_DEVICE, full_precision
 from twinvae import arrays
-from twinvae.bench.bars import ONE_DRAW, WHOLE, Bar, check_dtypes, check_shapes, hold, measured
+from twinvae.bench.bars import WHOLE, Bar, check_dtypes, check_shapes, hold, measured
 from twinvae.bench.clips import synthetic_clip
 from twinvae.bench.options import Model
 from twinvae.registry import REFERENCE
