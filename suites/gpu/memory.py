@@ -23,9 +23,11 @@ from suites.speed.contenders import input_of, out_of_memory
 from twinvae import arrays
 from twinvae.bench.options import Model
 from twinvae.bench.resident import allocated, resident
+from twinvae.bench.xla_cost import COMPILING, stages
 from twinvae.jax.memory import tree_bytes
 
 DTYPE, GB = "bfloat16", 1e9
+SLOW = 4.0  # seconds of compiling that finding a program in the cache does not take
 LIMIT = 0.1  # how far a prediction may be off
 ALL_OF_IT = "all of the device's"
 
@@ -74,7 +76,8 @@ def measure_memory(step: Step, model: Model, folder: Path, record: Callable[...,
                 continue
             vae.forms = (plan["form"],)  # the planner would ask the compiler again, which does not know any more
             try:
-                with resident() if device.platform == "cpu" else allocated(device) as found:
+                measuring = resident() if device.platform == "cpu" else allocated(device)
+                with measuring as found, stages() as compiling:
                     jax.block_until_ready(call(given))
             except Exception as error:  # a lack of memory is a result
                 if not out_of_memory(error):
@@ -82,8 +85,10 @@ def measure_memory(step: Step, model: Model, folder: Path, record: Callable[...,
                 print(str(error)[:2000], flush=True)
                 record(**fields, metric=MEASURED, value=None, unit="GB", kind="absolute", note="out of memory")
                 continue
+            slow = [one for one in compiling if one.stage == COMPILING and one.ended - one.began > SLOW]
+            anew = f"; {len(slow)} programs were compiled meanwhile, and tried kernels may count" if slow else ""
             record(**fields, metric=MEASURED, value=found["above idle"] / GB, unit="GB", kind="absolute",
-                   tolerance=1.1, note=plan["form"])  # fmt: skip
+                   tolerance=1.1, note=plan["form"] + anew)  # fmt: skip
             note = f"{plan['above idle'] / GB:.2f} GB predicted, {found['above idle'] / GB:.2f} measured"
             record(**fields, metric=OFF, value=off(plan["above idle"], found["above idle"]), kind="absolute",
                    limit=LIMIT if device.platform != "cpu" else None, tolerance=float("inf"), note=note)  # fmt: skip
