@@ -148,4 +148,4 @@ def lint(session: nox.Session) -> None:
     python(session, "-m", "ruff", "check", ".")
     python(session, "-m", "ruff", "format", "--check", ".")
     session.run(str(BIN / "lint-imports"), external=True)
-    python(session, "-m", "pyright")
+    python(session, "-m", "pyright", "--pythonpath", str(BIN / "python"))

@@ -61,13 +61,13 @@ def load_layer(
         out = nnx.merge(graph, params)(x, **given)
         return out if isinstance(out, tuple) else (out, None)
 
-    run = partial(jax.jit(run) if jit else run, params)
+    call = partial(jax.jit(run) if jit else run, params)
 
     def layer(x: Any, temb: Any = None, zq: Any = None, conv_cache: Any = None) -> tuple[jax.Array, Any]:
         given = {"temb": temb, "zq": zq, "conv_cache": conv_cache}
         with arrays.dtype_scope(kind):
             given = {name: jax.tree.map(partial(jnp.asarray, dtype=kind), value)
                      for name, value in given.items() if value is not None}  # fmt: skip
-            return run(jnp.asarray(x, kind), given)
+            return call(jnp.asarray(x, kind), given)
 
     return layer

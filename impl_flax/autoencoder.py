@@ -42,7 +42,7 @@ class CogVideoXEncoder3D(nnx.Module):
         norm_num_groups: int = 32,
         dropout: float = 0.0,
         pad_mode: str = "first",
-        temporal_compression_ratio: float = 4,
+        temporal_compression_ratio: int | float = 4,
     ):
         shared = {"resnet_eps": norm_eps, "resnet_act_fn": act_fn, "resnet_groups": norm_num_groups}
         levels, last = int(log2(temporal_compression_ratio)), len(down_block_types) - 1
@@ -99,7 +99,7 @@ class CogVideoXDecoder3D(nnx.Module):
         norm_num_groups: int = 32,
         dropout: float = 0.0,
         pad_mode: str = "first",
-        temporal_compression_ratio: float = 4,
+        temporal_compression_ratio: int | float = 4,
     ):
         shared = {
             "resnet_eps": norm_eps,

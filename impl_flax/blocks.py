@@ -1,5 +1,8 @@
 """The blocks of CogVideoX's VAE in Flax NNX, each under diffusers' class name. Arrays are [b, t, h, w, c]."""
 
+# Which norm and which shortcut a block has decides what they are called with, which types do not say.
+# pyright: reportCallIssue=false, reportAssignmentType=false
+
 from __future__ import annotations
 
 from flax import nnx

@@ -39,7 +39,8 @@ def _precise(x: Array) -> Array:
 
 
 def _triple(size: int | tuple[int, ...]) -> tuple[int, int, int]:
-    return (size,) * 3 if isinstance(size, int) else tuple(size)
+    time, height, width = (size,) * 3 if isinstance(size, int) else size
+    return time, height, width
 
 
 class CogVideoXSafeConv3d(nnx.Module):
@@ -217,7 +218,7 @@ class CogVideoXSpatialNorm3D(nnx.Module):
         return given._replace(at=at)
 
 
-def latent_indices(shape: tuple[int, ...], size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def latent_indices(shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The latent that each frame, row and column of `size` takes its scale from: the nearest one.
 
     With an odd number of frames, the first maps to the first.
@@ -232,7 +233,7 @@ def latent_indices(shape: tuple[int, ...], size: tuple[int, int, int]) -> tuple[
     return times, nearest(shape[2], height), nearest(shape[3], width)
 
 
-def resize_latents(zq: Frames, size: tuple[int, int, int]) -> Frames:
+def resize_latents(zq: Frames, size: tuple[int, ...]) -> Frames:
     """Resize to `size` (t, h, w) by nearest neighbour."""
     for axis, index in enumerate(latent_indices(zq.shape, size), start=1):
         zq = _take(zq, index, axis)
@@ -350,7 +351,7 @@ class CogVideoXUpsample3D(nnx.Module):
         if self.foldable and x.dtype != jnp.bfloat16:
             return upsampled_conv2d(x, kernel, bias)
         x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
-        return conv2d(x, kernel, bias, self.stride, ((self.padding,) * 2,) * 2)
+        return conv2d(x, kernel, bias, self.stride, ((self.padding, self.padding),) * 2)
 
     def _larger_in_slabs(self, x: Frames, slabs: Slabs) -> Frames:
         axis, size = slabs.axis, x.shape[slabs.axis]

@@ -15,13 +15,13 @@ from twinvae.tensors import check_tensors
 TORCH_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
-def torch_name(path: tuple[str | int, ...]) -> str:
+def torch_name(path: tuple[Any, ...]) -> str:
     """`("conv1", "conv", "kernel")` is "conv1.conv.weight"."""
     *module, parameter = path
     return ".".join(map(str, [*module, TORCH_NAMES[parameter]]))
 
 
-def _is_kernel(path: tuple[str | int, ...]) -> bool:
+def _is_kernel(path: tuple[Any, ...]) -> bool:
     return path[-1] == "kernel"
 
 

@@ -31,7 +31,7 @@ def environment() -> Any:
 
         env = tensor.Environment()
     # TorchAx says "jax:0", a name that torch knows only after the renaming that `_torch_unchanged` holds back.
-    tensor.Tensor.device = property(lambda _: torch.device(torch._C._get_privateuse1_backend_name(), 0))
+    tensor.Tensor.device = property(lambda _: torch.device(torch._C._get_privateuse1_backend_name(), 0))  # type: ignore[assignment]
     for operator, function in LOWERINGS.items():
         env.override_op_definition(operator, _on_tensors(env, function))
     return env

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from twinvae.jax.compiling import on_gpu
@@ -329,7 +330,7 @@ def _joined_source(parts: Sequence[Array], axis: int) -> tuple[Array, list[np.nd
 
 def take(x: Array, index: Any) -> Array:
     """`torch.Tensor.__getitem__`, for which TorchAx gives a view that can be written to."""
-    cuts = index if isinstance(index, tuple) else (index,)
+    cuts: Any = index if isinstance(index, tuple) else (index,)
     whole = len(cuts) > 1 and all(isinstance(cut, slice) for cut in cuts[:2])
     if not _is_passing(x) or not whole or not all(cut is None or isinstance(cut, slice | int) for cut in cuts):
         return x[index]
@@ -361,7 +362,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
 }
 
 
-def _elementwise(function: Callable[..., Array], *values: Array | float) -> Array:
+def _elementwise(function: Callable[..., Array], *values: Any) -> Array:
     """A function of single values, channel-last where all of them are frames."""
     if not all(map(_is_passing, values)) or len({value.ndim for value in values}) != 1:
         return function(*values)
@@ -370,7 +371,7 @@ def _elementwise(function: Callable[..., Array], *values: Array | float) -> Arra
 
 def _is_passing(x: Any) -> bool:
     """Whether these are frames in a program that is being traced; op by op, nothing would cancel."""
-    return isinstance(x, jax.core.Tracer) and x.ndim >= 4
+    return isinstance(x, Tracer) and x.ndim >= 4
 
 
 def _axis_last(dim: int, ndim: int) -> int:

@@ -70,12 +70,13 @@ def load(
         config, tensors = read_checkpoint(weights, subfolder)
     vae = module.load(config, tensors, dtype=dtype, jit=jit, checkpoint=fingerprint(tensors))
     if memory_budget is not None:
-        if "step" not in vae.capabilities:
+        set_budget = getattr(vae, "set_memory_budget", None)
+        if set_budget is None:
             raise ValueError(
                 f"the {backend!r} backend compiles nothing, and what it will need is not known before it runs: leave "
                 "memory_budget out"
             )
-        vae.set_memory_budget(memory_budget)
+        set_budget(memory_budget)
     return vae
 
 

@@ -25,7 +25,7 @@ def missing() -> list[str]:
         wanted = [line for line in requires("twinvae") or () if re.search(r"extra == ['\"]suites['\"]", line)]
     except PackageNotFoundError:  # run from sources that were not installed
         return []
-    names = [re.match(r"[\w.-]+", line)[0] for line in wanted]
+    names = [re.split(r"[^\w.-]", line)[0] for line in wanted]
     return [name for name in names if not _installed(name)]
 
 

@@ -44,12 +44,12 @@ def read_checkpoint(source: str | Path, subfolder: str | None = None) -> tuple[V
     index = _only(folder, f"{WEIGHTS_FILE}.index*.json", INDEX_FILE)
     single = _only(folder, "diffusion_pytorch_model*.safetensors", WEIGHTS_FILE) if index is None else None
     if index is not None:
-        stored = _read_shards(index)
+        stored, source_file = _read_shards(index), index
     elif single is not None:
-        stored = _read_file(single)
+        stored, source_file = _read_file(single), single
     else:
         raise FileNotFoundError(_no_weights(folder))
-    tensors = _without_prefix(stored, index or single)
+    tensors = _without_prefix(stored, source_file)
     _check(config, tensors)
     return config, {name: tensors[name] for name in tensor_shapes(config)}
 
@@ -235,8 +235,8 @@ def fingerprint(tensors: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name}{tensor.shape}{tensor.dtype}".encode())
         content = tensor.reshape(-1).view(np.uint8)
         if content.size <= SAMPLED_CHUNKS * CHUNK_BYTES:
-            digest.update(content)
+            digest.update(content.data)
             continue
         for start in np.linspace(0, content.size - CHUNK_BYTES, SAMPLED_CHUNKS, dtype=np.int64):
-            digest.update(content[start : start + CHUNK_BYTES])
+            digest.update(content[start : start + CHUNK_BYTES].data)
     return digest.hexdigest()

@@ -23,19 +23,20 @@ class VAEConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    in_channels: int = Field(3, ge=1)
-    out_channels: int = Field(3, ge=1)
+    in_channels: int = Field(default=3, ge=1)
+    out_channels: int = Field(default=3, ge=1)
     down_block_types: tuple[Literal["CogVideoXDownBlock3D"], ...] = (DOWN_BLOCK,) * 4
     up_block_types: tuple[Literal["CogVideoXUpBlock3D"], ...] = (UP_BLOCK,) * 4
     block_out_channels: tuple[int, ...] = (128, 256, 256, 512)
-    latent_channels: int = Field(16, ge=1)
-    layers_per_block: int = Field(3, ge=1)
+    latent_channels: int = Field(default=16, ge=1)
+    layers_per_block: int = Field(default=3, ge=1)
     act_fn: Literal["silu", "swish", "mish", "gelu", "relu"] = "silu"
     norm_eps: float = 1e-6
-    norm_num_groups: int = Field(32, ge=1)
-    temporal_compression_ratio: int | float = Field(4, ge=1)  # pipelines count frames with it: an int stays an int
-    sample_height: int = Field(480, ge=1)
-    sample_width: int = Field(720, ge=1)
+    norm_num_groups: int = Field(default=32, ge=1)
+    # Pipelines count frames with it: an int stays an int.
+    temporal_compression_ratio: int | float = Field(default=4, ge=1)
+    sample_height: int = Field(default=480, ge=1)
+    sample_width: int = Field(default=720, ge=1)
     scaling_factor: float = 1.15258426
     shift_factor: float | None = None
     latents_mean: tuple[float, ...] | None = None

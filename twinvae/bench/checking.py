@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import pytest
 import typer
 from rich.markup import escape
 
-from twinvae.bench import options
+from twinvae.bench import debugging, options
 from twinvae.bench.places import ROOT, SUITES, suite_names
 
 INI = Path(__file__).with_name("pytest.ini")
@@ -45,7 +45,8 @@ def suite_options() -> list[SuiteOption]:
         def addoption(self, name: str, **told: Any) -> None:
             found.append(SuiteOption(name, told))
 
-    options.pytest_addoption(Group())
+    for plugin in (options, debugging):
+        plugin.pytest_addoption(cast(pytest.Parser, Group()))
     return found
 
 

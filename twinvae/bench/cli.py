@@ -192,8 +192,13 @@ def plan(
         latents = latent_count(frames, vae.num_sample_frames_batch_size, config.temporal_levels)
         sides = (side // config.spatial_compression for side in (height, width))
         shape = (1, latents, *sides, config.latent_channels)
+    planned = getattr(vae, "plan", None)
+    if planned is None:
+        raise ValueError(
+            f"the {vae.backend!r} backend compiles nothing, and what it will need is not known before it runs"
+        )
     try:
-        print(vae.plan(shape, operation, _sharding(chip, devices)))
+        print(planned(shape, operation, _sharding(chip, devices)))
     except MemoryError as error:
         print(error)
         raise typer.Exit(1) from None
@@ -255,10 +260,11 @@ def publish(
     report_dir: ReportDir = LOCAL_REPORTS, baseline_dir: BaselineDir = None,
 ) -> None:  # fmt: skip
     """Write the last runs' pages to reports/PLATFORM/: complete runs alone, all of one commit."""
-    if to is None and CHECKOUT is None:
+    to = CHECKOUT / "reports" if to is None and CHECKOUT else to
+    if to is None:
         raise ValueError("pages are published in a checkout, and this is none: give --to DIR for a folder of your own")
     runs = _runs(suites, platform, report_dir, baseline_dir or BASELINES)
-    raise typer.Exit(publish_pages(runs, to or CHECKOUT / "reports", yes))
+    raise typer.Exit(publish_pages(runs, to, yes))
 
 
 @app.command(epilog=STATUS)

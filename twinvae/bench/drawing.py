@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,7 +14,7 @@ from twinvae.bench.records import Exhibit, RunData
 INK = "#858585"
 COLOURS = ("#2f8fd8", "#e07b1f", "#3aa36b", "#b565c9")
 ALARM = "#e5484d"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "twinvae",
     "figure.facecolor": "none",
     "savefig.facecolor": "none",

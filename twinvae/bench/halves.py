@@ -33,7 +33,8 @@ def batched(vae: VideoVAE, operation: Operation, size: int) -> Iterator[None]:
 def whole(vae: VideoVAE, operation: Operation, clip: Clip, size: int) -> Clip:
     """The moments of a video, or the video of latents, in one call."""
     with batched(vae, operation, size):
-        return np.asarray(vae.encode(clip).moments if operation == "encode" else vae.decode(clip))
+        given: Any = clip
+        return np.asarray(vae.encode(given).moments if operation == "encode" else vae.decode(given))
 
 
 def stream(vae: VideoVAE, operation: Operation, clip: Clip, cache: ConvCache | None = None) -> FrameStream:

@@ -7,6 +7,8 @@ is broadcast.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 from skimage.metrics import structural_similarity
@@ -90,5 +92,5 @@ def _aligned(found: Values, expected: Values) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(found, np.float64)[kept], np.asarray(expected, np.float64)[kept]
 
 
-def _or_inf(error: float) -> float:
+def _or_inf(error: Any) -> float:
     return float(error) if np.isfinite(error) else np.inf

@@ -328,7 +328,7 @@ def provenance_table(judged: Judged) -> str:
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table with its columns lined up; columns that are empty all the way down are left out."""
-    frame = pd.DataFrame(rows, columns=headers).astype(str).replace(r"\|", r"\\|", regex=True)
+    frame = pd.DataFrame(rows, columns=list(headers)).astype(str).replace(r"\|", r"\\|", regex=True)
     frame = frame.loc[:, (frame != "").any()]
     return frame.to_markdown(index=False, tablefmt="github", disable_numparse=True)
 

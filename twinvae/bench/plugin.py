@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         check_clip(options.clip, max(wanted))
 
 
-def _large_models_last(item: pytest.Item) -> tuple[Any, ...]:
+def _large_models_last(item: Any) -> tuple[Any, ...]:
     """Models of the full architecture come last, dtype by dtype and backend by backend, so that each is loaded once."""
     values = item.callspec.params if hasattr(item, "callspec") else {}
     model = values.get("model")
@@ -94,7 +94,8 @@ def run_file(item: pytest.Item) -> RunFile | None:
 
 def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
     frames = max((mark.args[0] for item in session.items for mark in item.iter_markers("clip_frames")), default=1)
-    own = (item for item in session.items if suite_of(item.path) == suite and hasattr(item, "callspec"))
+    items: Any = session.items
+    own = (item for item in items if suite_of(item.path) == suite and hasattr(item, "callspec"))
     taken = {item.callspec.params.get("model") for item in own}
     # Where no test takes a model, those that were chosen still say whose values are not asked for.
     used = [model for model in options.models if model in taken] or options.models
@@ -148,11 +149,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         fields = axis_fields(item)
         fields.pop("preset", None)
         rerun = alone(item.nodeid, item.config.stash[OPTIONS].given)
-        file.failure(item.nodeid, _first_line(call, report), rerun, case=item.originalname, **fields)
+        file.failure(item.nodeid, _first_line(call, report), rerun, case=getattr(item, "originalname", ""), **fields)
     return report
 
 
-def axis_fields(item: pytest.Item) -> dict[str, str]:
+def axis_fields(item: Any) -> dict[str, str]:
     """The fields of a record that an item's parameters give: backend, mode, dtype and preset."""
     values = item.callspec.params if hasattr(item, "callspec") else {}
     fields = {axis: str(values[axis]) for axis in ("backend", "mode", "dtype") if axis in values}

@@ -130,7 +130,7 @@ def commit(given: str | None = None) -> str:
 def git_commit() -> str | None:
     """What git says of the checkout that this is part of; None where it is none, even inside another repository."""
     top = _git(CHECKOUT, "rev-parse", "--show-toplevel") if CHECKOUT else None
-    return _head(CHECKOUT, *WRITTEN) if top and Path(top).resolve() == CHECKOUT else None
+    return _head(CHECKOUT, *WRITTEN) if CHECKOUT and top and Path(top).resolve() == CHECKOUT else None
 
 
 def source_of(backend: str, ours: str) -> str:
@@ -138,12 +138,19 @@ def source_of(backend: str, ours: str) -> str:
     point = installed()[backend]
     if point.dist is not None and point.dist.name == "twinvae":
         return ours
-    file = Path(importlib.util.find_spec(point.module).origin)
+    file = _file_of(point.module)
     if _git(file.parent, "ls-files", "--", file.name):
         return _head(file.parent) or UNKNOWN
-    package = importlib.util.find_spec(point.module.partition(".")[0])
-    folder = Path(package.origin).parent if package.submodule_search_locations else None
+    package = _file_of(point.module.partition(".")[0])
+    folder = package.parent if package.name == "__init__.py" else None
     return digest(sorted(folder.rglob("*.py")) if folder else [file])
+
+
+def _file_of(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"the module {module}, which a backend names, has no file")
+    return Path(spec.origin)
 
 
 def digest(files: Sequence[Path]) -> str:

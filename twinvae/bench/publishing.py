@@ -21,7 +21,7 @@ def publish(runs: Mapping[str, Sequence[Judged]], to: Path, yes: bool = False) -
     for platform, suites in runs.items():
         lines = [f"  {judged.suite}, commit {judged.data.run.commit}: {headline(judged)}" for judged in suites]
         print(f"\n{to / platform}:", *lines, sep="\n")
-    if reasons := against(judged for suites in runs.values() for judged in suites):
+    if reasons := against([judged for suites in runs.values() for judged in suites]):
         print("Not published:", *reasons, sep="\n  ")
         return 2
     if (agreed := yes or asked("Publish these pages?")) is None:
@@ -34,7 +34,6 @@ def publish(runs: Mapping[str, Sequence[Judged]], to: Path, yes: bool = False) -
 
 def against(suites: Sequence[Judged]) -> list[str]:
     """What speaks against publishing these runs together."""
-    suites = list(suites)
     reasons = [f"{judged.suite}: {reason}" for judged in suites for reason in unfit(judged.data)]
     commits = {judged.data.run.commit: judged.suite for judged in suites}
     if len(commits) > 1:

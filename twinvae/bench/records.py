@@ -252,11 +252,11 @@ class RunFile:
         self._keys.add(record.key)
         self._lines.append(record)
 
-    def failure(self, test: str, message: str, rerun: str, **fields: str) -> None:
+    def failure(self, test: str, message: str, rerun: str, **fields: Any) -> None:
         """Append a test that failed, with the first line of its message and the command to run it again."""
         self._lines.append(Failure(test=test, message=(message.splitlines() or [""])[0], rerun=rerun, **fields))
 
-    def exhibit(self, name: str, arrays: Mapping[str, np.ndarray], **fields: str) -> None:
+    def exhibit(self, name: str, arrays: Mapping[str, np.ndarray], **fields: Any) -> None:
         """Store arrays for a figure; the fields (backend, mode, dtype, caption) tell exhibits of one name apart."""
         parts = (name, fields.get("backend"), fields.get("mode"), fields.get("dtype"))
         file = self._exhibits / ("-".join(part.replace("/", "_") for part in parts if part) + ".npz")
@@ -297,7 +297,7 @@ def read_run(path: Path) -> RunData:
     notes = [f"line {file.cut}, the last of the run file, was cut short and is left out"] if file.cut else []
     if not lines or not isinstance(lines[0], Run):
         raise ValueError(f"{path} does not start with a run: delete it and run the suite again")
-    of_type = {
+    of_type: dict[type, tuple[Any, ...]] = {
         kind: tuple(line for line in lines if isinstance(line, kind)) for kind in (Record, Failure, Exhibit, End)
     }
     end = of_type[End][-1] if of_type[End] else None

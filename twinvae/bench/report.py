@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.table import Table
 
@@ -107,7 +107,7 @@ def _table(suites: list[Judged]) -> Table:
     table.add_column("closest to its bar, or farthest past it")
     for judged in suites:
         for (backend, dtype), verdicts in by_backend_and_dtype(judged.verdicts).items():
-            tally = counts(verdicts)
+            tally: dict[Any, int] = counts(verdicts)
             failing = any(verdict.failing for verdict in verdicts)
             errors = [verdict for verdict in verdicts if verdict.failing or verdict.record.better == "lower"]
             worst = min(errors or verdicts, key=badness)

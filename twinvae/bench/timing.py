@@ -94,7 +94,7 @@ def time_in_turn(
         slow: contenders that take fewer turns, and how many.
         patience: seconds after which no round beyond `rounds` is begun.
     """
-    wanted = dict.fromkeys(contenders, rounds) | (slow or {})
+    wanted = dict.fromkeys(contenders, rounds) | dict(slow or {})
     timings = Timings({name: [] for name in contenders}, {name: [] for name in contenders})
     began = time.perf_counter()
     for index in range(2 * rounds):
@@ -161,7 +161,8 @@ def foreign_load() -> Iterator[list[float]]:
 
 
 def _cores() -> list[int]:
-    return psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else list(range(os.cpu_count()))
+    process = psutil.Process()
+    return process.cpu_affinity() if hasattr(process, "cpu_affinity") else list(range(os.cpu_count() or 1))
 
 
 def _busy_seconds() -> float:

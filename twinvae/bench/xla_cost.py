@@ -48,7 +48,7 @@ def program_costs(lowered: jax.stages.Lowered) -> dict[str, float]:
     program should have none of).
     """
     compiled = lowered.compile()
-    text, written = compiled.as_text(), lowered.as_text()
+    text, written = compiled.as_text() or "", lowered.as_text()
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     counts = Counter(_OPERATION.findall(text))
     return {
@@ -80,10 +80,10 @@ def stages() -> Iterator[list[Stage]]:
     """A list that grows with every stage of every program that JAX gets ready while the block runs."""
     found: list[Stage] = []
 
-    def note(event: str, seconds: float, fun_name: str = "", **_: Any) -> None:
+    def note(event: str, duration_secs: float, **about: str | int | float) -> None:
         if event in _STAGES:
             ended = time.perf_counter()
-            found.append(Stage(_STAGES[event], fun_name, ended - seconds, ended))
+            found.append(Stage(_STAGES[event], str(about.get("fun_name", "")), ended - duration_secs, ended))
 
     jax.monitoring.register_event_duration_secs_listener(note)
     try:

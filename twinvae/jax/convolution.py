@@ -21,7 +21,7 @@ _LAYOUTS = {4: ("NHWC", "HWIO", "NHWC"), 5: ("NDHWC", "DHWIO", "NDHWC")}
 
 
 def convolve2d(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"], strides: tuple[int, int], pads: Pads
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"], strides: tuple[int, ...], pads: Pads
 ) -> Float[Array, "n g v o"]:
     """2-D convolution.
 
@@ -50,7 +50,7 @@ def convolve2d(
 def convolve3d(
     x: Float[Array, "b t h w c"],
     kernel: Float[Array, "kt kh kw c o"],
-    strides: tuple[int, int, int],
+    strides: tuple[int, ...],
     pads: Pads,
     dilation: int = 1,
 ) -> Float[Array, "b s g v o"]:
@@ -81,7 +81,7 @@ def convolve3d(
 
 
 def _every_frame(
-    x: Float[Array, "b t h w c"], kernel: Float[Array, "kh kw c o"], strides: tuple[int, int], pads: Pads
+    x: Float[Array, "b t h w c"], kernel: Float[Array, "kh kw c o"], strides: tuple[int, ...], pads: Pads
 ) -> Float[Array, "b t g v o"]:
     """The same 2-D convolution of every frame."""
     out = convolve2d(x.reshape(-1, *x.shape[2:]), kernel, strides, pads)

@@ -19,7 +19,8 @@ from twinvae.forms import COLUMN_SLABS, ROW_SLABS, Form
 ROWS, COLUMNS = 2, 3
 REPEATS = 8  # rows of the largest frames for each row of latents
 HALO = 1  # cells on either side that a kernel of 3 sees
-Frames = Float[Array, "b t h w c"]
+# The batch is that of whatever else a function takes; latents that condition frames have sizes of their own.
+Frames = Float[Array, "b _t _h _w _c"]
 
 
 class Slabs(NamedTuple):
@@ -71,7 +72,7 @@ class Source(NamedTuple):
         return self._replace(at=lambda *where: function(self.at(*where), *args))
 
 
-def cut(x: Frames, first: Array | int, cells: int, axis: int) -> Frames:
+def cut(x: Array, first: Array | int, cells: int, axis: int) -> Array:
     """`cells` rows (or columns) of `x`; all of `x` where that is what it has."""
     return x if cells == x.shape[axis] else lax.dynamic_slice_in_dim(x, first, cells, axis)
 

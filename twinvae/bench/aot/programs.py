@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 from pydantic import BaseModel, ConfigDict, Field
@@ -147,7 +147,7 @@ class Compiler(NamedTuple):
         if not small and not self.large:
             return Answer("needs compiling", self.store.named(name) if self.store is not None else None)
         outcome = self.compile(lowered)
-        fields = outcome._asdict() | {"seconds": round(outcome.seconds, 1)}
+        fields: dict[str, Any] = outcome._asdict() | {"seconds": round(outcome.seconds, 1)}
         program = Program(name=name, fingerprint=self.mark(lowered), topology=self.topology, compiler=self.version,
                           date=datetime.now(UTC).isoformat(timespec="seconds"), **fields)  # fmt: skip
         if not small and self.store is not None:
