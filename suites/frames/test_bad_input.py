@@ -77,7 +77,9 @@ def cache_after_two_frames(vae: VideoVAE, operation: str, clip: Clip) -> ConvCac
 def cache(vae, operation, clips, monkeypatch) -> ConvCache:
     """The conv cache of a clip's first 2 frames; from here on, computing fails."""
     cache = cache_after_two_frames(vae, operation, clips[operation])
-    monkeypatch.setattr(vae, "run_frame_batch", lambda *_: pytest.fail("it computed before it refused", pytrace=False))
+    monkeypatch.setattr(
+        vae, "run_frame_batch", lambda *_, **__: pytest.fail("it computed before it refused", pytrace=False)
+    )
     return cache
 
 

@@ -44,9 +44,9 @@ def test_slicing_runs_one_clip_after_the_other(operation, clips, compare, vae, m
     alone = [whole(vae, operation, both[index : index + 1], size) for index in range(2)]
     run, items = vae.run_frame_batch, []
 
-    def counting(operation, frames, *rest):
+    def counting(operation, frames, *rest, **how):
         items.append(len(frames))
-        return run(operation, frames, *rest)
+        return run(operation, frames, *rest, **how)
 
     monkeypatch.setattr(vae, "run_frame_batch", counting)
     vae.enable_slicing()

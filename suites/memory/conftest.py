@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from suites.memory.pieces import Piece, pieces
 from suites.memory.stores import compiler_for, sizer_for
 from twinvae.bench.aot.libtpu import INSTALL, chip_of, installed
 from twinvae.bench.aot.programs import Compiler
+from twinvae.bench.compile_cache import keeping
 from twinvae.bench.options import OPTIONS, Model, Options
 from twinvae.jax.chips import TPUS
 
@@ -31,6 +32,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def _effort() -> None:
     """Programs are compiled as users have them, with all effort (see the suites' fixture of the same name)."""
+
+
+@pytest.fixture(autouse=True)
+def _kept_programs() -> Iterator[None]:
+    """What compiling takes and gives is measured here (see the instrument's fixture of the same name)."""
+    with keeping(None):
+        yield
 
 
 @pytest.fixture(scope="session")

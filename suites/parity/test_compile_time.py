@@ -19,6 +19,7 @@ SHORT, LONG = 5, 13  # latent frames: 17 and 49 frames of video
 COLD_RUNS, MOST_COLD_RUNS = 2, 6
 
 
+@pytest.mark.compiles
 @pytest.mark.only(mode=("jit",), dtype=("float32",), large=False)
 def test_compiling_does_not_grow_with_frames(vae, model, record):
     latents = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from suites.speed.clock import replay
 from suites.speed.contenders import input_of, load, out_of_memory, ready
 from suites.speed.measure import Measured, measure
 from twinvae import VideoVAE
+from twinvae.bench.compile_cache import keeping
 from twinvae.bench.debugging import trace
 from twinvae.bench.options import Model, Options
 
@@ -24,6 +25,13 @@ Values = list[dict[str, Any]]
 @pytest.fixture(autouse=True)
 def _effort() -> None:
     """Programs are compiled and run as users have them, with all effort (see the fixture of the same name above)."""
+
+
+@pytest.fixture(autouse=True)
+def _kept_programs() -> Iterator[None]:
+    """What compiling takes and gives is measured here (see the instrument's fixture of the same name)."""
+    with keeping(None):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

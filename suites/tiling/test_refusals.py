@@ -53,7 +53,7 @@ def test_a_sliver_is_refused_before_any_compute_with_a_tile_size_that_works(
     video = np.random.default_rng(0).uniform(-1, 1, (1, 3, *size, vae.config.in_channels))
     vae.enable_tiling(*TILE, **overlaps)
     for attempt in (vae.encode, lambda video: next(vae.encode_stream(video))):
-        monkeypatch.setattr(vae, "run_frame_batch", lambda *_: pytest.fail("it computed before it checked"))
+        monkeypatch.setattr(vae, "run_frame_batch", lambda *_, **__: pytest.fail("it computed before it checked"))
         with pytest.raises(ValueError, match=f"along {axis} is {sliver} pixels") as refusal:
             attempt(video)
     monkeypatch.undo()

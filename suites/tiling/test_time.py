@@ -37,6 +37,7 @@ def _effort() -> None:
     jax.clear_caches()  # tests before this one have compiled tiles of the same shapes with little effort
 
 
+@pytest.mark.compiles
 @pytest.mark.only(mode=("jit",), dtype=("float32",), asked=True)
 def test_tiling_costs_little_more_than_its_overlap(vae, model, backend, dtype, record, options):
     spec = LARGE if model.is_large else SMALL

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 
 import pytest
@@ -12,7 +11,7 @@ from twinvae.bench import bars_page as page
 from twinvae.bench.additions import bars_of
 from twinvae.bench.bars import SHOWN_ONLY, Bar, Held, because, hold
 from twinvae.bench.baselines import baseline_path, updated, write_baseline
-from twinvae.bench.places import SUITES, suite_names
+from twinvae.bench.places import suite_names
 from twinvae.bench.records import Key, Record
 
 ALL = [
@@ -45,15 +44,6 @@ def test_what_is_held_has_one_title_and_each_of_its_fields_is_a_keys():
         helds = bars_of(suite)
         assert len({held.what for held in helds}) == len(helds)
         assert {field for held in helds for field in held.where} <= set(Key._fields)
-
-
-def test_no_suite_imports_another():
-    for file in SUITES.glob("*/*.py"):
-        imported = {
-            node.module or "" for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)
-        }
-        suites = {name.split(".")[1] for name in imported if name.startswith("suites.")} & set(suite_names())
-        assert suites <= {file.parent.name}, file
 
 
 @pytest.fixture

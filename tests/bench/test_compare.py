@@ -12,8 +12,8 @@ from impl_flax.layers import CogVideoXCausalConv3d, CogVideoXUpsample3D
 from twinvae import VAEConfig, VideoVAE
 from twinvae.bench.compare import Comparison, Row, check_gradients, compare, compare_layers
 from twinvae.bench.effort import little_effort
-from twinvae.checkpoint import seeded_tensors
 from twinvae.registry import backend_module
+from twinvae.seeded import seeded_tensors
 
 CONV = {"in_channels": 5, "out_channels": 7, "kernel_size": 3}
 CONFIG = VAEConfig(

@@ -11,7 +11,7 @@ import pytest
 import typer
 from rich.markup import escape
 
-from twinvae.bench import debugging, options
+from twinvae.bench import compile_cache, debugging, options
 from twinvae.bench.places import ROOT, SUITES, suite_names
 
 INI = Path(__file__).with_name("pytest.ini")
@@ -45,7 +45,7 @@ def suite_options() -> list[SuiteOption]:
         def addoption(self, name: str, **told: Any) -> None:
             found.append(SuiteOption(name, told))
 
-    for plugin in (options, debugging):
+    for plugin in (options, debugging, compile_cache):
         plugin.pytest_addoption(cast(pytest.Parser, Group()))
     return found
 

@@ -33,9 +33,13 @@ class Summary(NamedTuple):
     index: Path
 
 
-def judge_suites(report_dir: Path, baseline_dir: Path, platform: str) -> list[Judged]:
+def judge_suites(
+    report_dir: Path, baseline_dir: Path, platform: str, chosen: Collection[str] | None = None
+) -> list[Judged]:
     """Read and judge the run of every suite that has one.
 
+    Args:
+        chosen: suites that have to be readable; default: all. Of the others, one that is not is left out.
     Raises:
         FileNotFoundError: no suite was run.
         ValueError: a run file or a baseline is not valid.
@@ -43,7 +47,12 @@ def judge_suites(report_dir: Path, baseline_dir: Path, platform: str) -> list[Ju
     folder = Path(report_dir) / platform / "records"
     suites = []
     for path in sorted(folder.glob("*.jsonl")):
-        data = read_run(path)
+        try:
+            data = read_run(path)
+        except ValueError:
+            if chosen is None or path.stem in chosen:
+                raise
+            continue  # a run of an earlier version, say: it must not cost the page of this one
         baseline = read_baseline(baseline_path(baseline_dir, platform, data.run.suite))
         suites.append(Judged(data, baseline, judge_run(data, baseline)))
     if not suites:
@@ -61,7 +70,7 @@ def write_report(report_dir: Path, baseline_dir: Path, platform: str, chosen: Co
         ValueError: a run file or a baseline is not valid; nothing is written then.
         OSError: the report folder cannot be written.
     """
-    suites = judge_suites(report_dir, baseline_dir, platform)
+    suites = judge_suites(report_dir, baseline_dir, platform, chosen)
     ours = [judged for judged in suites if chosen is None or judged.suite in chosen]
     index = write_pages(ours, suites, Path(report_dir) / platform)
     lines = tuple(f"{judged.suite}: {headline(judged)}" for judged in ours)

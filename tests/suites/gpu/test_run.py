@@ -11,7 +11,7 @@ from suites.gpu import __main__ as run
 from suites.gpu import card
 from suites.gpu.diagnosis import described
 from suites.gpu.speed import is_new, joined
-from suites.gpu.steps import FLAX, STEPS, chosen
+from suites.gpu.steps import FLAX, MORE_STEPS, STEPS, chosen
 from suites.speed.cases import COMPILED, PYTORCH, Group
 from suites.speed.measure import Measured
 from twinvae.bench.records import Record, read_run
@@ -27,7 +27,7 @@ def smi(**answers):
 
 def test_steps_are_chosen_by_name_in_the_order_given():
     assert [step.name for step in chosen("parity-9,speed-9")] == ["parity-9", "speed-9"]
-    assert chosen(None) == list(STEPS)
+    assert chosen(None) == [*STEPS, *MORE_STEPS]
     small = chosen("speed-9", rehearse=True)[0].size
     assert (small.frames, small.height, small.width) == (9, 32, 48)
 
