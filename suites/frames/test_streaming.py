@@ -83,7 +83,7 @@ def through_a_file(cache: ConvCache, path: Path) -> ConvCache:
 
 def caches_equal(one: ConvCache, other: ConvCache) -> bool:
     """Equal in every bit, and of what they belong to."""
-    same = jax.tree.map(lambda a, b: differing(a, b) == 0, one.tile_settings, other.tiles)
+    same = jax.tree.map(lambda a, b: differing(a, b) == 0, one.tiles, other.tiles)
     return jax.tree.all(same) and replace(one, tiles=()) == replace(other, tiles=())
 
 
