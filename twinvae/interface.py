@@ -53,6 +53,9 @@ class FrameStream(Iterator):
     Iterating to the end gives the frames of `encode(...)` (as moments) or `decode(...)`, in order.
     """
 
+    _operation: Operation
+    _form: Form
+
     def __init__(self, vae: VideoVAE, operation: Operation, clip: Video, cache: ConvCache | None):
         self._vae, self._operation, self._clip = vae, operation, clip
         self._frame = (clip.shape[0], *clip.shape[2:4], vae.dtype)

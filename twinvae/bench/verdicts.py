@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from twinvae.bench.baselines import Baseline, Entry, stored
 from twinvae.bench.records import Key, Record, Run, RunData
@@ -63,9 +63,8 @@ class Verdict:
     @property
     def factor(self) -> float | None:
         """The value over the baseline's."""
-        if self.value is None or not self.before:
-            return None
-        return stored(self.record) / self.before
+        value = stored(self.record) if self.record else None
+        return value / self.before if value is not None and self.before else None
 
 
 def judge(record: Record, entry: Entry | None = None, incomparable: str = "", doubt: str = "") -> Verdict:
@@ -97,7 +96,7 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
             return verdict("regressed", f"must stay {number(before)}", math.inf)
         return verdict("pass") if comparable else verdict(*unknown)
 
-    if _hopeless(record.value, record):
+    if record.value is None or _hopeless(record.value, record):
         found = record.note or ("no value" if record.value is None else "not finite")
         if record.limit is not None:
             return verdict("wrong", f"{found}, limit {number(record.limit)}", math.inf)
@@ -111,19 +110,21 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
     limit_used = None if record.limit is None else _used(interval, record.limit, record)
     if limit_used and limit_used.best > 1:
         return verdict("wrong", "past its limit", limit_used.best)
-    if comparable and _hopeless(before, record):
+    if comparable and (before is None or _hopeless(before, record)):
         return verdict("improved", "the baseline has no finite value")
 
-    baseline_used = None
-    if comparable and not math.isinf(record.tolerance):
+    baseline_used, better = None, False
+    if before is not None and not math.isinf(record.tolerance):
         if record.kind == "exact":
-            interval = (stored(record),) * 2
+            value = cast(float, stored(record))
+            interval = value, value
         allowed = _bar(before, record)
         baseline_used = _used(interval, allowed, record)
         if baseline_used.best > 1 and doubt:
             return verdict("inconclusive", f"past the baseline, but {doubt}", baseline_used.best)
         if baseline_used.best > 1:
             return verdict("regressed", f"the baseline allows {number(allowed)}", baseline_used.best)
+        better = not doubt and _clearly_better(interval, before, record)
     bars = [used for used in (limit_used, baseline_used) if used]
     used = max((bar.likely for bar in bars), default=None)
     if any(bar.worst > 1 for bar in bars):
@@ -132,7 +133,7 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
         return verdict("inconclusive", noise if record.sure else record.note, used if record.sure else None)
     if not comparable:
         return verdict(*unknown, used if record.sure else None)
-    if baseline_used and not doubt and _clearly_better(interval, before, record):
+    if better:
         return verdict("improved", "", used)
     return verdict("pass", "", used)
 
@@ -250,9 +251,8 @@ def first_departures(verdicts: Iterable[Verdict]) -> list[Departure]:
     The most precise dtype comes first: it tells a departure from rounding best.
     """
     departed: dict[tuple[str, ...], dict[str, Verdict]] = {}
-    for verdict in sorted(
-        (v for v in verdicts if v.failing and v.record and v.record.order is not None), key=lambda v: v.record.order
-    ):
+    ordered = [(v.record.order, v) for v in verdicts if v.failing and v.record and v.record.order is not None]
+    for _, verdict in sorted(ordered, key=lambda pair: pair[0]):
         layers = departed.setdefault((*place(verdict.key), verdict.key.case, verdict.key.shape), {})
         layers.setdefault(verdict.key.layer, verdict)
     found = [Departure(next(iter(layers.values())), len(layers) - 1) for layers in departed.values()]

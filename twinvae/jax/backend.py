@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from twinvae import arrays
 from twinvae.blocks import block_names
@@ -161,12 +162,12 @@ class JaxVideoVAE(VideoVAE):
         except ValueError:
             return None
 
-    def layout(self, operation: Operation, clip: jax.Array) -> tuple[Form, TileGrid | None]:
+    def layout(self, operation: Operation, clip: jax.Array | jax.ShapeDtypeStruct) -> tuple[Form, TileGrid | None]:
         call = self.call_of(operation, clip.shape)
         if not self.jit or (len(self.forms) == 1 and self.memory_budget is None):
             return self.forms[0], call.grid
         form = self.planner.roomy_form(call)
-        if form is None and isinstance(clip, jax.core.Tracer):  # inside of somebody's program nothing can be compiled
+        if form is None and isinstance(clip, Tracer):  # inside of somebody's program nothing can be compiled
             form = self.forms[-1]
         if form is not None:
             return form, call.grid
@@ -177,13 +178,14 @@ class JaxVideoVAE(VideoVAE):
         self, operation: Operation, frames: jax.Array, cache: Cache | None, form: Form = WHOLE, spent: bool = False
     ) -> Any:
         # Inside of somebody's program, how that is compiled is theirs to say.
-        run = self.compiled_step(operation, form, isinstance(frames, jax.core.Tracer), spent)
+        run = self.compiled_step(operation, form, isinstance(frames, Tracer), spent)
         with self._scope():
             return run(self.params, jnp.asarray(frames), cache)
 
     def _step_of(self, operation: Operation, form: Form) -> Any:
         """The pure step, for backends of one form without that argument."""
-        return partial(self.step, operation) if form == WHOLE else partial(self.step, operation, form=form)
+        step: Any = self.step  # which takes a form where there is more than one
+        return partial(step, operation) if form == WHOLE else partial(step, operation, form=form)
 
     def compiled_step(
         self, operation: Operation, form: Form, inside: bool, spent: bool, platform: str | None = None
@@ -202,7 +204,7 @@ class JaxVideoVAE(VideoVAE):
         key = operation, form, self.slab_bytes, inside, spent, platform
         if key not in self._compiled_steps:
             options = {} if inside else compiler_options(platform, self.dtype)
-            donated = {"donate_argnums": 2} if spent else {}
+            donated: dict[str, Any] = {"donate_argnums": 2} if spent else {}
             self._compiled_steps[key] = jax.jit(run, compiler_options=options, **donated)
         return self._compiled_steps[key]
 

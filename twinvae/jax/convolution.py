@@ -6,6 +6,8 @@ told otherwise. Nothing is added to the sums, and they are not rounded back.
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -68,10 +70,10 @@ def convolve3d(
         out_frames = (x.shape[1] - dilation * (len(kernel) - 1) - 1) // strides[0] + 1
         starts = range(0, dilation * len(kernel), dilation)
         seen = [x[:, start : start + (out_frames - 1) * strides[0] + 1 : strides[0]] for start in starts]
-        return sum(_every_frame(*pair, strides[1:], pads) for pair in zip(seen, kernel, strict=True))
+        return cast(Array, sum(_every_frame(*pair, strides[1:], pads) for pair in zip(seen, kernel, strict=True)))
 
     def temporal_blocks(x: Array, kernel: Array) -> Array:
-        return convolve_blocks(x, kernel, lambda *pair: _every_frame(*pair, strides[1:], pads))
+        return convolve_blocks(x, kernel, lambda frames, tap: _every_frame(frames, tap, strides[1:], pads))
 
     # XLA's CPU 3-D convolution reaches half the speed of its 2-D one.
     plain = len(kernel) == TAPS and strides[0] == dilation == 1 and x.shape[1] > TAPS

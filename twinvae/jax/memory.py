@@ -11,7 +11,7 @@ import jax
 from twinvae.jax.chips import CHIPS
 
 
-def usable_bytes(device: jax.Device) -> int | None:
+def usable_bytes(device: jax.Device) -> int | None:  # pyright: ignore[reportInvalidTypeForm]  # jax has it as a variable
     """What a program may use on a device: of a CPU, the machine's memory; None where it is not known."""
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -138,9 +138,9 @@ class Planner:
         return max(found)
 
     def _planned(self, call: Call) -> Plan:
-        ways = [(form, call.grid) for form in call.ways]
+        ways: list[tuple[Form, TileGrid | None]] = [(form, call.grid) for form in call.ways]
         if call.grid is None and call.spare:
-            ways += [(form, call.spare) for form in call.ways]
+            ways.extend((form, call.spare) for form in call.ways)
         considered: list[tuple[str, int | None]] = []
         for form, grid in ways:
             peak = self.peak(call._replace(grid=grid), form)
@@ -232,7 +232,7 @@ def shards(sharding: Any, shape: Shape) -> int:
     return 1 if sharding is None else -(-prod(shape) // prod(sharding.shard_shape(shape)))
 
 
-def device_of(sharding: Any) -> jax.Device:
+def device_of(sharding: Any) -> jax.Device:  # pyright: ignore[reportInvalidTypeForm]  # jax has it as a variable
     """The first device of a sharding; the default device where it is None."""
     return jax.devices()[0] if sharding is None else min(sharding.device_set, key=lambda device: device.id)
 

@@ -57,8 +57,7 @@ class DiffusersVAE:
         Raises:
             ValueError: wrong rank, channels, dtype or size.
         """
-        video = _channel_last(x, "video", self.vae.config.in_channels)
-        posterior = DiagonalGaussianDistribution(_channel_first(self.vae.encode(video).moments, x.device))
+        posterior = self._posterior(x)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, z: TorchClip, return_dict: bool = True) -> DecoderOutput | tuple[TorchClip]:
@@ -79,9 +78,13 @@ class DiffusersVAE:
         generator: torch.Generator | None = None,
     ) -> DecoderOutput | tuple[TorchClip]:
         """Encode, then decode the posterior's mode, or a sample drawn with torch's `generator`."""
-        posterior = self.encode(sample).latent_dist
+        posterior = self._posterior(sample)
         latents = posterior.sample(generator=generator) if sample_posterior else posterior.mode()
         return self.decode(latents, return_dict=return_dict)
+
+    def _posterior(self, x: TorchClip) -> DiagonalGaussianDistribution:
+        video = _channel_last(x, "video", self.vae.config.in_channels)
+        return DiagonalGaussianDistribution(_channel_first(self.vae.encode(video).moments, x.device))
 
     def to(self, *args: Any, **kwargs: Any) -> DiffusersVAE:
         """Stay where the backend is: a device is passed by.

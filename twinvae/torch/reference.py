@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from jaxtyping import Float
 
 from twinvae import arrays
@@ -114,7 +116,7 @@ class TorchVideoVAE(VideoVAE):
         video = self.checked("encode", video)
         x = _channel_first(video, self.dtype).requires_grad_()
         self._apply_settings("encode", video, tiled=False)
-        decoded = self.model.decode(self.model.encode(x).latent_dist.mode()).sample
+        decoded = self._decoded(self._posterior(x).mode())
         parameters = dict(self.model.named_parameters())
         *of_parameters, of_video = torch.autograd.grad(
             decoded,
@@ -147,8 +149,16 @@ class TorchVideoVAE(VideoVAE):
 
     def _through_model(self, operation: Operation, clip: TorchClip) -> TorchClip:
         if operation == "encode":
-            return self.model.encode(clip).latent_dist.parameters
-        return self.model.decode(clip).sample
+            return self._posterior(clip).parameters
+        return self._decoded(clip)
+
+    # diffusers' signatures give one type for either value of `return_dict`
+
+    def _posterior(self, clip: TorchClip) -> DiagonalGaussianDistribution:
+        return cast(AutoencoderKLOutput, self.model.encode(clip)).latent_dist
+
+    def _decoded(self, latents: TorchClip) -> TorchClip:
+        return cast(DecoderOutput, self.model.decode(latents)).sample
 
     @torch.no_grad()
     def run_frame_batch(
