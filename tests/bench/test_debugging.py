@@ -45,7 +45,7 @@ def run(tmp_path, monkeypatch, capsys) -> Callable[..., str]:
     def run(*options: str) -> str:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "test_numbers.py").write_text(TESTS)
-        alone = ["-p", "no:cacheprovider", "-p", "no:benchmark", "--import-mode=importlib"]
+        alone = ["-p", "no:cacheprovider", "-p", "no:benchmark", "-p", "no:randomly", "--import-mode=importlib"]
         jax.clear_caches()
         pytest.main(["-p", "twinvae.bench.debugging", *alone, *options])
         return capsys.readouterr().out
