@@ -23,6 +23,12 @@ STAMP = VENV / "installed-from"
 TIMED = ("memory", "speed")  # suites that have to have the machine to themselves
 SUITES = sorted({test.parent.name for test in ROOT.glob("suites/*/test_*.py")})
 
+# Unit tests that load no model, or next to none.
+QUICK_TESTS = (
+    "tests/twinvae", "tests/suites/memory", "--ignore=tests/twinvae/jax/test_planner.py",
+    *(f"tests/bench/test_{name}.py" for name in ("records", "verdicts", "pages", "baselines", "metrics", "bars_page")),
+)  # fmt: skip
+
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "tests"]
@@ -98,6 +104,15 @@ def tests(session: nox.Session) -> None:
         python(session, *quick, *pages, *numbers, "--backend", "flax")
         python(session, "-m", "pytest", *pages, "suites/memory", "--platform", "tpu-v6e-aot")
     python(session, *quick, *pages, *(f"suites/{suite}" for suite in TIMED))
+
+
+@nox.session
+def quick(session: nox.Session) -> None:
+    """What is worth running on every save: the unit tests that take no model, and layers and posteriors in float64."""
+    layers = ("suites/parity/test_layers.py", "suites/parity/test_posterior.py", "suites/tiling/test_blend.py")
+    few = ("--preset", "tiny", "--mode", "jit", "--dtype", "float64", "--report-dir", "build/reports/quick")
+    with beside(session, "-m", "pytest", "-q", *QUICK_TESTS):
+        python(session, "-m", "pytest", "-q", *few, *layers, *session.posargs)
 
 
 @nox.session

@@ -38,6 +38,7 @@ def test_two_clips_together_give_what_diffusers_gives(operation, clips, compare)
     compare(operation, two_clips(operation, clips), DEFAULT[operation], "two clips")
 
 
+@pytest.mark.needs("slicing")
 @pytest.mark.parametrize("operation", TWO_CLIPS)
 def test_slicing_runs_one_clip_after_the_other(operation, clips, compare, vae, monkeypatch):
     both, size = two_clips(operation, clips), DEFAULT[operation]

@@ -28,7 +28,7 @@ CLIPS = [("encode", 17, 8), ("encode", 13, 4), ("decode", 7, 2), ("decode", 3, 1
 STOPPED = [(*clip, stop) for clip in CLIPS for stop in range(1, len(frame_batches(*clip[1:])))]
 ONE_PROGRAM = 7  # latents: the first frame batch, and two in the loop over the others
 
-pytestmark = [pytest.mark.only(once=True, large=False), pytest.mark.clip_frames(25)]
+pytestmark = [pytest.mark.needs("stream"), pytest.mark.only(once=True, large=False), pytest.mark.clip_frames(25)]
 
 
 def expect_same(record, operation, case, found, expected):

@@ -18,6 +18,8 @@ from twinvae.bench.bars import hold
 from twinvae.jax.chips import TPUS
 from twinvae.jax.compiling import compiler_options
 
+pytestmark = pytest.mark.needs("step")
+
 HOW = "nox -s memory -- --aot {chip}"
 
 

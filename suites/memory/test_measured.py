@@ -47,6 +47,7 @@ def test_a_clip_takes_what_its_compiler_says_and_no_more_than_it_did(clip_size, 
     hold(record, PREDICTION, {OFF: off(predicted, found["above idle"])}, **fields, kind="absolute")
 
 
+@pytest.mark.needs("step")
 @pytest.mark.cases("operation, model, backend, dtype", cases.steps)
 def test_a_leaner_form_takes_no_more_than_it_did(operation, model, backend, dtype, record):
     vae = twinvae.load(backend, **model.source, dtype=dtype)

@@ -18,6 +18,8 @@ from twinvae.checkpoint import WEIGHTS_FILE, read_checkpoint, write_checkpoint
 from twinvae.config import preset_config
 from twinvae.seeded import seeded_tensors
 
+pytestmark = pytest.mark.needs("weights")
+
 FULL, FULL_TENSORS = "cogvideox-2b", 436
 # Every field away from its default that changes tensors or arithmetic.
 UNUSUAL = twinvae.VAEConfig(

@@ -13,6 +13,8 @@ from suites.parity.bars import COMPILE_TIME, PROGRAMS
 from twinvae.bench.bars import hold
 from twinvae.bench.xla_cost import compiled, stages
 
+pytestmark = pytest.mark.needs("step")
+
 SHORT, LONG = 5, 13  # latent frames: 17 and 49 frames of video
 # Of each, in turn; the fastest counts, which other load has stretched least. More than the least only while the limit
 # is passed.

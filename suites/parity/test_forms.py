@@ -11,6 +11,8 @@ from twinvae.bench.halves import BATCH_SIZE, whole
 from twinvae.forms import WHOLE
 from twinvae.registry import REFERENCE
 
+pytestmark = pytest.mark.needs("step")
+
 # Two unlike clips, of two frame batches each, an odd one first; sides that slabs do not divide.
 CLIPS = {"encode": (2, 17, 17, 26), "decode": (2, 5, 5, 7)}
 # Frames that go through the network together so that, where they are fewest, one is: fewer than the conv cache holds.

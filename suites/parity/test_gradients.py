@@ -9,6 +9,8 @@ from suites.parity.bars import GRADIENTS
 from twinvae.bench.bars import check_shapes, hold, measured
 from twinvae.registry import REFERENCE
 
+pytestmark = pytest.mark.needs("gradients")
+
 VIDEO = (1, 8, 9, 18)
 SAMPLE_BATCH = 4  # two frame batches on the way in: gradients flow through the conv cache
 

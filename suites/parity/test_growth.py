@@ -10,6 +10,8 @@ from twinvae.bench.bars import check_dtypes, check_shapes, drawn, hold, measured
 from twinvae.bench.torch_bfloat16 import ProductsInFloat32
 from twinvae.registry import REFERENCE
 
+pytestmark = pytest.mark.needs("activations")
+
 # Frames, height and width of the clip. A small model is run op by op (or as was chosen), which compiles nothing
 # that the whole VAE's test has not compiled; the full architecture, where it is asked for, as one program whose
 # activations fit in memory.

@@ -15,6 +15,8 @@ from twinvae.bench.bars import Bars, check_dtypes, check_shapes, hold, measured,
 from twinvae.bench.layers import drawn_tensors, input_channels, latent_channels, parts_of, rounded, used_cache
 from twinvae.registry import REFERENCE
 
+pytestmark = pytest.mark.needs("layers")
+
 
 class Case(NamedTuple):
     """A layer by diffusers' class name and arguments, and its input.

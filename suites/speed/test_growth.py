@@ -19,6 +19,7 @@ from twinvae.bench.bars import hold
 from twinvae.bench.xla_cost import program_costs, written_operations
 
 pytestmark = [
+    pytest.mark.needs("step"),
     pytest.mark.benchmark(timer=replay_clock),
     pytest.mark.only(mode=("jit",), large=False),
 ]

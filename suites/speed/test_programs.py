@@ -21,7 +21,7 @@ from twinvae.tiles import TileSettings
 LENGTHS, CELLS = (2, 5), (2, 3)
 BLENDED = 1 / 2
 
-pytestmark = pytest.mark.benchmark(timer=replay_clock)
+pytestmark = [pytest.mark.needs("step"), pytest.mark.benchmark(timer=replay_clock)]
 
 
 @pytest.mark.cases("group, model, dtype, backend, mode", compiled_cases)

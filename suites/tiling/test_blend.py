@@ -48,7 +48,7 @@ WHOLE_CELLS: dict[str, TileSettings] = {
 }
 FRAME, COMPRESSION = (6, 5), 8  # latent cells, and pixels in one of them
 
-pytestmark = pytest.mark.only(once=True, dtype=("float64",), large=False)
+pytestmark = [pytest.mark.needs("tiling", "step"), pytest.mark.only(once=True, dtype=("float64",), large=False)]
 every_case = pytest.mark.parametrize("case", CASES)
 each_axis = pytest.mark.parametrize("axis", AXES)
 

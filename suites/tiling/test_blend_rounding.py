@@ -12,7 +12,7 @@ EXTENTS = (3, 7, 40)  # most weights are no numbers of bfloat16
 TILE = 48
 BITS = 8  # of a bfloat16's significand
 
-pytestmark = pytest.mark.only(mode=("jit",), dtype=("bfloat16",), large=False)
+pytestmark = [pytest.mark.needs("tiling", "step"), pytest.mark.only(mode=("jit",), dtype=("bfloat16",), large=False)]
 
 
 @pytest.mark.parametrize("axis", [HEIGHT, WIDTH])

@@ -80,7 +80,7 @@ STREAMED = (
 )
 RESUMED = "three frame batches"
 
-pytestmark = pytest.mark.only(once=True, large=False)
+pytestmark = [pytest.mark.needs("tiling"), pytest.mark.only(once=True, large=False)]
 
 
 @pytest.mark.parametrize(("case", "operation"), GRID)

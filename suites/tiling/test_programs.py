@@ -12,6 +12,8 @@ from twinvae.bench.xla_cost import NETWORK, compiled, stages
 from twinvae.frames import frame_batches
 from twinvae.tiles import tile_shapes
 
+pytestmark = pytest.mark.needs("tiling", "step")
+
 # A clip, then a longer one of larger frames, cut into tiles and frame batches of the same shapes.
 TILE, OVERLAP, BATCH = (24, 16), (0, 1 / 2), 2
 FIRST = {"decode": (7, 3, 3), "encode": (7, 24, 24)}

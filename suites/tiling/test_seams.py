@@ -12,6 +12,8 @@ from twinvae.bench.bars import hold
 from twinvae.registry import REFERENCE
 from twinvae.tiles import HEIGHT, WIDTH
 
+pytestmark = pytest.mark.needs("tiling")
+
 # Eighths of a tile of 8 by 8 cells are whole cells: diffusers' rounding leaves the frame as large as it is.
 OVERLAPS = (0, 1 / 8, 1 / 4, 1 / 2)
 SHOWN = (0, 1 / 4, 1 / 2)

@@ -17,6 +17,8 @@ from twinvae.bench.bars import hold
 from twinvae.bench.timing import bootstrapped, ratio, time_in_turn
 from twinvae.tiles import tile_shapes
 
+pytestmark = pytest.mark.needs("tiling", "step")
+
 
 class Frame(NamedTuple):
     """Latents, how they are tiled (tiles in pixels), and how often they are timed."""

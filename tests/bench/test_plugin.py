@@ -14,6 +14,7 @@ from twinvae.bench import PLUGINS, metrics, options, places, plugin, report
 from twinvae.bench.clips import synthetic_clip
 from twinvae.bench.plugin import is_complete
 from twinvae.bench.records import read_run
+from twinvae.capabilities import CAPABILITIES
 
 ROOT = Path(__file__).parents[2]
 SUITE = ROOT / "suites" / "parity"
@@ -230,3 +231,27 @@ def test_a_run_that_measures_nothing_leaves_the_records_of_the_last(tiny, option
     before = tiny()
     assert tiny(option) == before
     assert before.complete
+
+
+def needing(backend: str | None, *names: str) -> SimpleNamespace:
+    item = SimpleNamespace(nodeid="suites/x.py::test_y", iter_markers=lambda name: [SimpleNamespace(args=names)])
+    return (
+        item
+        if backend is None
+        else SimpleNamespace(**vars(item), callspec=SimpleNamespace(params={"backend": backend}))
+    )
+
+
+def test_what_a_backend_does_not_say_that_it_can_is_not_judged(monkeypatch):
+    monkeypatch.setattr(plugin, "capabilities_of", lambda backend: {"flax": CAPABILITIES, "port": {"whole"}}[backend])
+    assert plugin.lacks(needing("flax", "stream", "step")) == []
+    assert plugin.lacks(needing("port", "stream", "whole", "step")) == ["step", "stream"]
+    assert plugin.lacks(needing("port")) == plugin.lacks(needing(None, "stream")) == []
+    with pytest.raises(pytest.UsageError, match=r"needs\(\) has no teleport"):
+        plugin.lacks(needing("flax", "teleport"))
+
+
+def test_what_was_not_judged_is_counted_by_backend_and_reason(monkeypatch):
+    monkeypatch.setattr(plugin, "capabilities_of", lambda backend: {"whole"})
+    items = [needing("port", "stream"), needing("port", "stream"), needing("port", "layers"), needing("port", "whole")]
+    assert plugin._unjudged(items) == ("port: layers (1 test)", "port: stream (2 tests)")

@@ -108,6 +108,7 @@ MARKERS = (
     "large=False leaves large ones out, asked=True does so unless --preset or --weights names them",
     "cases(names, select): the values of these arguments are the rows of select(options), a list of dictionaries",
     "clip_frames(n): how many frames a test takes from --clip",
+    "needs(*capabilities): what a backend has to be able to do (see `twinvae.capabilities`) for a test to judge it",
 )
 OPTIONS = pytest.StashKey[Options]()
 

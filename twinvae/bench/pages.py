@@ -161,6 +161,8 @@ def notes(judged: Judged) -> list[str]:
         )
     if run.debugged:
         found.append("**Run with --debug-nans**: programs and times are not those of a run without it.")
+    if run.unjudged:
+        found.append(f"Not judged, because the backend does not say that it can: {'; '.join(run.unjudged)}.")
     if run.nan_input:
         found.append("**The clip holds NaN**: where both sides are NaN they count as equal.")
     if baseline is None:

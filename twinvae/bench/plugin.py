@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections import Counter
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from rich.console import Console
 from twinvae.bench import debugging, provenance
 from twinvae.bench.clips import read_clip
 from twinvae.bench.options import OPTIONS, Model, Options, check_clip
+from twinvae.bench.pages import many
 from twinvae.bench.places import alone, files_of, suite_of
 from twinvae.bench.records import Record, RunFile, Selection
 from twinvae.bench.report import Summary, write_report
 from twinvae.bench.verdicts import judge, number
+from twinvae.capabilities import CAPABILITIES
+from twinvae.registry import capabilities_of
 
 FILES = pytest.StashKey[dict[str, RunFile]]()
 SUMMARY = pytest.StashKey[Summary]()
@@ -37,10 +41,24 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=_large_models_last)
+    for item in items:
+        if lacking := lacks(item):
+            backend = item.callspec.params["backend"]
+            reason = f"{backend} does not say that it can: {', '.join(lacking)}"
+            item.add_marker(pytest.mark.skip(reason=reason))
     options = config.stash[OPTIONS]
     wanted = [mark.args[0] for item in items for mark in item.iter_markers("clip_frames")]
     if options.clip and wanted:
         check_clip(options.clip, max(wanted))
+
+
+def lacks(item: Any) -> list[str]:
+    """What a test needs and its backend does not say that it can do."""
+    needed = {name for mark in item.iter_markers("needs") for name in mark.args}
+    if unknown := needed - CAPABILITIES:
+        raise pytest.UsageError(f"{item.nodeid}: needs() has no {', '.join(sorted(unknown))}")
+    backend = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+    return sorted(needed - capabilities_of(backend)) if needed and backend else []
 
 
 def _large_models_last(item: Any) -> tuple[Any, ...]:
@@ -95,7 +113,7 @@ def run_file(item: pytest.Item) -> RunFile | None:
 def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
     frames = max((mark.args[0] for item in session.items for mark in item.iter_markers("clip_frames")), default=1)
     items: Any = session.items
-    own = (item for item in items if suite_of(item.path) == suite and hasattr(item, "callspec"))
+    own = [item for item in items if suite_of(item.path) == suite and hasattr(item, "callspec")]
     taken = {item.callspec.params.get("model") for item in own}
     # Where no test takes a model, those that were chosen still say whose values are not asked for.
     used = [model for model in options.models if model in taken] or options.models
@@ -108,10 +126,19 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
         clip=options.clip_label,
         selection=Selection(backends=options.backends, modes=options.modes, dtypes=options.dtypes, presets=presets),
         options=(*options.given, *debugging.flags(session.config)),
+        unjudged=_unjudged(own),
         storage=_saved_runs(session.config),
         given_commit=options.commit,
         nan_input=options.clip is not None and bool(np.isnan(read_clip(options.clip, frames, 64, 64)).any()),
     )
+
+
+def _unjudged(items: Any) -> tuple[str, ...]:
+    """What is not judged of a backend, and how many tests that is: a line each."""
+    found = Counter(
+        f"{item.callspec.params['backend']}: {', '.join(lacking)}" for item in items if (lacking := lacks(item))
+    )
+    return tuple(f"{what} ({many(count, 'test')})" for what, count in sorted(found.items()))
 
 
 def _saved_runs(config: pytest.Config) -> str:

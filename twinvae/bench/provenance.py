@@ -42,6 +42,7 @@ def collect(
     nan_input: bool = False,
     storage: str = "",
     given_commit: str | None = None,
+    unjudged: Sequence[str] = (),
 ) -> Run:
     """Describe this run.
 
@@ -77,6 +78,7 @@ def collect(
         selection=selection,
         nan_input=nan_input,
         storage=storage,
+        unjudged=tuple(unjudged),
     )
 
 

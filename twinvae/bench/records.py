@@ -60,6 +60,7 @@ class Run(_Line):
         options: the suite options that were given, repeated in every command to run a case again.
         nan_input: whether the clip held NaN.
         storage: the folder in which pytest-benchmark saves runs.
+        unjudged: what backends do not say that they can do, and so was not judged of them, a line each.
     """
 
     type: Literal["run"] = "run"
@@ -80,6 +81,7 @@ class Run(_Line):
     selection: Selection = Selection()
     nan_input: bool = False
     storage: str = ""
+    unjudged: tuple[str, ...] = ()
 
     @property
     def debugged(self) -> bool:
