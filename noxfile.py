@@ -100,8 +100,9 @@ def tests(session: nox.Session) -> None:
         return
     numbers = [f"suites/{suite}" for suite in SUITES if suite not in TIMED]
     other = ("--backend", "torchax", "--report-dir", "build/reports/torchax")
-    with beside(session, *quick, "tests", *numbers, *other):
+    with beside(session, *quick, "tests", "--ignore=tests/bench", *numbers, *other):
         python(session, *quick, *pages, *numbers, "--backend", "flax")
+        python(session, "-m", "pytest", "tests/bench")
         python(session, "-m", "pytest", *pages, "suites/memory", "--platform", "tpu-v6e-aot")
     python(session, *quick, *pages, *(f"suites/{suite}" for suite in TIMED))
 

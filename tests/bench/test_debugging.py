@@ -54,7 +54,7 @@ def run(tmp_path, monkeypatch, capsys) -> Callable[..., str]:
 
 
 def test_the_test_that_first_meets_nan_is_named_and_jax_is_left_as_it_was(run):
-    assert "first met in test_numbers.py::test_with_nan: invalid value (nan) encountered in" in run("--debug-nans")
+    assert "first met in test_numbers.py::test_with_nan: " in run("--debug-nans")
     assert not jax.config.jax_debug_nans
     assert "1 passed" in run("--debug-nans", "-k", "numbers and not nan")
     assert "2 passed" in run()

@@ -20,7 +20,7 @@ ROWS, COLUMNS = 2, 3
 REPEATS = 8  # rows of the largest frames for each row of latents
 HALO = 1  # cells on either side that a kernel of 3 sees
 # The batch is that of whatever else a function takes; latents that condition frames have sizes of their own.
-Frames = Float[Array, "b _t _h _w _c"]
+Frames = Float[Array, "b ... _c"]  # with or without time
 
 
 class Slabs(NamedTuple):

@@ -59,7 +59,7 @@ def blocks(frames: int) -> list[int]:
 
 
 def convolve_blocks(
-    x: Float[Array, "b t+2 h w c"],
+    x: Float[Array, "b seen h w c"],
     kernel: Float[Array, "3 kh kw c o"],
     product: Callable[[Float[Array, "b n h w c"], Float[Array, "kh kw c o"]], Float[Array, "b n g v o"]],
 ) -> Float[Array, "b t g v o"]:
