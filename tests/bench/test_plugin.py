@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import suites.conftest  # noqa: F401, whose fixtures the suite that is made up below takes
 from twinvae.bench import PLUGINS, metrics, options, places, plugin, report
 from twinvae.bench.clips import synthetic_clip
 from twinvae.bench.plugin import is_complete
@@ -198,7 +199,7 @@ def tiny(tmp_path, monkeypatch):
     for module in (places, plugin, options):
         monkeypatch.setattr(module, "SUITES", tmp_path / "suites", raising=False)
     monkeypatch.chdir(tmp_path)
-    plugins = (*(part for name in PLUGINS for part in ("-p", name)), "--import-mode=importlib")
+    plugins = (*(part for name in PLUGINS for part in ("-p", name)), "-p", "no:randomly", "--import-mode=importlib")
 
     def run(*arguments: str) -> Any:
         cut = any("suites/" in argument and not argument.startswith("-") for argument in arguments)
