@@ -18,6 +18,7 @@ from twinvae.bench.effort import little_effort
 from twinvae.bench.options import OPTIONS, Model, Options
 from twinvae.bench.plugin import axis_fields, keep, run_file, suite_of
 from twinvae.bench.records import Record
+from twinvae.jax.mappings import make_room
 from twinvae.registry import REFERENCE
 
 Load = Callable[[str, Model, str, str], twinvae.VideoVAE]
@@ -34,6 +35,7 @@ def _effort(request: pytest.FixtureRequest) -> Iterator[None]:
     model = getattr(request.node, "callspec", None) and request.node.callspec.params.get("model")
     with contextlib.nullcontext() if model and model.is_large else little_effort():
         yield
+    make_room()
 
 
 @pytest.fixture(scope="session")

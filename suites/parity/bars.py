@@ -97,19 +97,6 @@ CHECKPOINT = because(
     "Names and bits are counted, and nothing rounds. The limit of the tensors is how many the checkpoint has.",
     **{"tensors": Bar(better="equal"), "tensors that differ": Bar(0, better="equal")},
 )
-PROGRAMS = because(
-    "Programs are counted: one more for longer clips is one for every length.",
-    **{
-        "programs for 49 frames less those for 17": Bar(0, better="equal"),
-        "programs compiled when called again": Bar(0, better="equal"),
-    },
-)
-COMPILE_TIME = because(
-    "1 where compiling does not grow. The fastest of 2 to 6 cold runs of each gives 0.83 to 1.20; one run beside two "
-    "other programs on two processors gave 1.42. A program that grew with frames would take 2.6 times as long.",
-    **{"49 frames over 17": Bar(1.3, 1.3, 1.3, unit="x")},
-)
-
 BARS = (
     *(Held(f"whole VAE, {dtype}", WHOLE[dtype], {"case": "whole VAE", "dtype": dtype} | where)
       for dtype, where in (("float64", {}), ("float32", {"operation": f"(?!{'|'.join(CHAINED)}).*"}),
@@ -131,5 +118,4 @@ BARS = (
     Held("gradients", GRADIENTS, {"case": "gradients"}),
     Held("pipelines", PIPELINE, {"case": "pipeline, .*"}),
     Held("checkpoints", CHECKPOINT, {"case": "checkpoint"}),
-    Held("compiling", PROGRAMS | COMPILE_TIME, {"case": "compile time"}),
 )  # fmt: skip

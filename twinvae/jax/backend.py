@@ -19,6 +19,7 @@ from twinvae.frames import frame_batches
 from twinvae.interface import Cache, Operation, VideoVAE
 from twinvae.jax import tiling
 from twinvae.jax.compiling import compiler_options, on_gpu, tracing_for
+from twinvae.jax.mappings import make_room
 from twinvae.jax.memory import tree_bytes, usable_bytes
 from twinvae.jax.planner import Call, Planner, device_of
 from twinvae.plan import Plan
@@ -177,8 +178,10 @@ class JaxVideoVAE(VideoVAE):
     def run_frame_batch(
         self, operation: Operation, frames: jax.Array, cache: Cache | None, form: Form = WHOLE, spent: bool = False
     ) -> Any:
-        # Inside of somebody's program, how that is compiled is theirs to say.
-        run = self.compiled_step(operation, form, isinstance(frames, Tracer), spent)
+        inside = isinstance(frames, Tracer)  # of somebody's program: how that is compiled is theirs to say
+        if not inside:
+            make_room()
+        run = self.compiled_step(operation, form, inside, spent)
         with self._scope():
             return run(self.params, jnp.asarray(frames), cache)
 
