@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent
 VENV = ROOT / ".venv"
@@ -107,6 +108,23 @@ def tests(session: nox.Session) -> None:
         python(session, *quick, *pages, "suites/memory")
     # One round: what is held against a baseline by its time (suites/speed/test_gate.py) takes as many as ever.
     python(session, *quick, *pages, "suites/speed", "--one-round")
+
+
+@nox.session(python=["3.11", "3.12", "3.13"], venv_backend="venv", reuse_venv=True)
+@nox.parametrize("versions", ["oldest", "newest"])
+def versions(session: nox.Session, versions: str) -> None:
+    """Try parity, frames and tiling under other versions: nox -s "versions-3.12(versions='newest')"."""
+    session.install("--editable", ".[suites]", *(_oldest() if versions == "oldest" else ()))
+    folder = f"build/reports/versions/{session.python}-{versions}"
+    suites = [f"suites/{suite}" for suite in ("parity", "frames", "tiling")]
+    session.run("python", "-m", "pytest", *suites, "--preset", "tiny", "--report-dir", folder, *session.posargs)
+
+
+def _oldest() -> list[str]:
+    """The oldest versions that pyproject.toml promises of what the numbers come from."""
+    wanted = map(Requirement, nox.project.load_toml(ROOT / "pyproject.toml")["project"]["dependencies"])
+    return [f"{one.name}=={min(one.specifier, key=str).version}" for one in wanted
+            if one.name in ("diffusers", "flax", "jax", "torch")]  # fmt: skip
 
 
 @nox.session
