@@ -26,9 +26,8 @@ def compiled(number: int) -> jax.stages.Compiled:
     return jax.jit(run).lower(jnp.ones(8)).compile()
 
 
-print(
-    f"jaxlib {jax.lib.__version__}, vm.max_map_count {(limit := int(Path('/proc/sys/vm/max_map_count').read_text())):,}"
-)
+limit = int(Path("/proc/sys/vm/max_map_count").read_text())
+print(f"jaxlib {jax.lib.__version__}, vm.max_map_count {limit:,}")
 before = mappings()
 programs = [compiled(0)]
 print(f"a program of {KERNELS} kernels takes {mappings() - before} mappings")
