@@ -20,6 +20,7 @@ EXAMPLES = settings(derandomize=True, max_examples=150, deadline=None, database=
 MAGNITUDES = [1e-12, 2.5e-7, 1e-6, 1.3e-6, 0.5, 1.0, 1.05, 2.0, 49.0, 1e9]
 NUMBERS = st.sampled_from([0.0, *MAGNITUDES, *(-one for one in MAGNITUDES)])
 VALUES = NUMBERS | st.sampled_from([math.nan, math.inf, -math.inf, None])
+DIRECTIONS = st.sampled_from(["lower", "higher"])
 TOLERANCES = st.sampled_from([1.0, 1.05, 1.25, 2.0, 10.0, math.inf])
 NO_ENTRY = "no entry"
 BEFORE = VALUES | st.just(NO_ENTRY)
@@ -27,7 +28,7 @@ FAILING = ("wrong", "regressed")
 
 
 @st.composite
-def rules(draw: Any, better: Any = st.sampled_from(["lower", "higher"])) -> dict[str, Any]:
+def rules(draw: Any, better: Any = DIRECTIONS) -> dict[str, Any]:
     """What a record is held to."""
     return {
         "better": draw(better),
@@ -147,7 +148,7 @@ def runs(draw: Any) -> tuple[list[Record], Baseline]:
     keys = draw(st.lists(st.tuples(st.sampled_from(CASES), st.sampled_from(METRICS)), min_size=1, unique=True))
     records = [
         Record(suite="parity", case=case, metric=metric, value=draw(VALUES),
-               **draw(rules(better=st.just("equal") if metric == "frames" else st.sampled_from(["lower", "higher"]))))
+               **draw(rules(better=st.just("equal") if metric == "frames" else DIRECTIONS)))
         for case, metric in keys
     ]  # fmt: skip
     known = draw(st.lists(st.sampled_from([*keys, ("gone", "mae")]), unique=True))

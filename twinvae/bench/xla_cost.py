@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
+from jax.extend.core import Primitive
 
 from twinvae.jax.backend import JaxVideoVAE
 
@@ -73,6 +75,23 @@ def written_operations(lowered: jax.stages.Lowered) -> int:
 def dispatches(call: Callable[..., Any], *args: Any) -> int:
     """How many programs (or, run eagerly, operations) a call hands to the device, found by tracing it."""
     return len(jax.make_jaxpr(call)(*args).eqns)
+
+
+@contextmanager
+def operations() -> Iterator[Counter[str]]:
+    """How often JAX is asked for each primitive, by name, while the block runs.
+
+    What a compiled program holds is not seen once it is compiled: call what is to be counted before.
+    """
+    found: Counter[str] = Counter()
+    bind = Primitive.bind
+
+    def counted(primitive: Primitive, *given: Any, **settings: Any) -> Any:
+        found[primitive.name] += 1
+        return bind(primitive, *given, **settings)
+
+    with mock.patch.object(Primitive, "bind", counted):
+        yield found
 
 
 @contextmanager
