@@ -197,7 +197,7 @@ FULL: dict[str, Case] = {
     "upsample, 512": _wide_sampler(UPSAMPLE, 512, (3, 3, 4)),
     "upsample, 256, around 300": _wide_sampler(UPSAMPLE, 256, (3, 3, 4), **FAR),
     "resnet, encoding, 128 to 256": _wide_resnet(128),
-    "resnet, encoding, 256, around 300": _wide_resnet(256, MEAN_OF_300, **FAR),
+    "resnet, encoding, 256, around 300": _wide_resnet(256, MEAN_OF_300, batch=4, **FAR),
     "resnet, decoding, 512 to 256": _wide_resnet(512, zq=(3, 2, 3)),
 }
 EARLIER_FRAMES = 4  # in the batch that a later one follows: enough to fill its conv cache with different frames

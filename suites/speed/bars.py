@@ -37,6 +37,16 @@ COUNTS = because(
         AGAIN: Bar(0, better="equal"),
     },
 )
+WRITTEN = because(
+    "Counted in what is handed to the compiler of a TPU or a GPU, which need not be there. One more is a mistake of "
+    "the program, and the compiler may or may not undo it.",
+    **{
+        "products as written": Bar(),
+        "transpositions as written": Bar(),
+        "arrays in float32": Bar(),
+        PRODUCTS_IN_FLOAT32: Bar(0, better="equal"),
+    },
+)
 EAGER = because(
     "Op by op, each operation is handed over by itself, and a transposition is a copy in memory.",
     **{
@@ -124,6 +134,7 @@ def _figures(metric: str, figures: dict[tuple[str, str, str], Bar]) -> list[Held
 
 
 BARS = (
+    Held("wide layers as they are written for accelerators", WRITTEN, {"case": ".*, for (tpu|cuda)"}),
     Held("programs, and wide layers alone", COSTS),
     Held("programs of a call", COUNTS),
     Held("programs as they are written", WRITTEN_ONCE),

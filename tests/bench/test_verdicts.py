@@ -296,6 +296,20 @@ def test_what_improved_says_which_other_value_of_its_case_is_worse_than_it_was(t
     assert reasons(9e-5)["flops"] == ("improved", "but max_abs went from 2e-06 to 9e-05")
     assert reasons(9e-5)["max_abs"][0] == "regressed"
     assert reasons(1e-5, backend="torchax")["flops"] == ("improved", "")
+    assert reasons(1e-9)["flops"] == ("improved", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "before", "now", "said"),
+    [(PSNR, 41, 40, "but psnr went from 41 to 40"), (PSNR, 250, 210, ""), (PSNR | {"floor": 0}, 250, 210, "but psnr"),
+     (ERROR, 1e-12, 9e-10, ""), (TIME, 1.0, 1.05, ""), (COUNT, 49, 49, "")],
+)  # fmt: skip
+def test_rounding_noise_and_what_is_as_it_was_are_no_cost_of_an_improvement(tmp_path, fields, before, now, said):
+    baseline = baseline_of(tmp_path, [record(100, **STRICT), record(before, **fields)])
+    found = judge_run(write_run(tmp_path, [record(now, **fields), record(90, **STRICT)]), baseline)
+    assert [v.status for v in found] == ["pass", "improved"]
+    assert found[1].reason.startswith(said)
+    assert bool(found[1].reason) == bool(said)
 
 
 def test_other_versions_are_still_compared(tmp_path):

@@ -225,7 +225,8 @@ def _loss(verdict: Verdict) -> float:
     record, factor = verdict.record, verdict.factor
     if not record or not factor or factor < 0 or record.kind != "exact" or record.better == "equal":
         return 1.0
-    if math.isinf(record.tolerance) or not _over(verdict.value, record.floor, record) > 1:
+    as_good = record.floor and not _over(cast(float, verdict.value), record.floor, record) > 1
+    if math.isinf(record.tolerance) or as_good:
         return 1.0
     return factor if record.better == "lower" else 1 / factor
 
