@@ -15,7 +15,7 @@ from suites.speed.clock import replay, replay_clock
 from twinvae import arrays
 from twinvae.bench.bars import hold
 from twinvae.bench.effort import little_effort
-from twinvae.bench.xla_cost import NETWORK, compiled, operations, stages
+from twinvae.bench.xla_cost import NETWORK, compiled, operations, stages, transpositions
 
 pytestmark = [
     pytest.mark.needs("step"),
@@ -52,7 +52,7 @@ def test_an_eager_call_hands_over_no_more_operations_than_it_did(
     case = "an eager call"
     values = {"operations run": found.total(), AGAIN: compiled(again)}
     hold(record, EAGER, values, case, operation=operation, of_compiler=True)
-    values = {"transpositions run": found["transpose"], "whole networks compiled": compiled(first, NETWORK)}
+    values = {"transpositions run": transpositions(found), "whole networks compiled": compiled(first, NETWORK)}
     hold(record, EAGER, values, case, operation=operation)
     replay(benchmark, [time.perf_counter() - start], case)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from twinvae.bench import written
-from twinvae.bench.xla_cost import operations
+from twinvae.bench.xla_cost import operations, transpositions
 from twinvae.jax.compiling import on_gpu
 
 PRECISE = {"precision": "highest", "preferred_element_type": jnp.float32}
@@ -78,7 +78,7 @@ def test_what_is_traced_knows_its_platform(platform, told):
 
 
 def test_operations_are_counted_while_the_block_runs_and_those_of_compiled_programs_are_not():
-    x, negative = jnp.ones((2, 3)), jax.jit(lambda x: jax.lax.neg(x))
+    x, negative = jnp.ones((2, 3)), jax.jit(jnp.negative)
 
     def call():
         jax.lax.transpose(jax.lax.transpose(x, (1, 0)), (1, 0))
@@ -88,5 +88,19 @@ def test_operations_are_counted_while_the_block_runs_and_those_of_compiled_progr
     with operations() as found:
         call()
     call()
-    assert found["transpose"] == 2
-    assert found["neg"] == 0
+    assert found == {"transpose": 2, "negative": 1}
+    assert transpositions(found) == 2
+
+
+def test_transpositions_are_counted_whatever_made_them():
+    x = jnp.ones((2, 3, 4))
+
+    def call():
+        jnp.moveaxis(x, -1, 1)
+        jnp.swapaxes(x, 0, 1)
+        jnp.transpose(x)
+
+    call()
+    with operations() as found:
+        call()
+    assert transpositions(found) == 3
