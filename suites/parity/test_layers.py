@@ -1,4 +1,7 @@
-"""Every layer and block alone, on random tensors: outputs and conv caches, in the first and in a later frame batch."""
+"""Every layer and block alone, on random tensors: outputs and conv caches, in the first and in a later frame batch.
+
+At the full architecture's width both PyTorch's error and a backend's are against float64.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 import twinvae
-from suites.parity.bars import FAR_FROM_ZERO, LAYER
+from suites.parity.bars import FAR_FROM_ZERO, FULL_WIDTH, LAYER, MEAN_OF_300, NORM_AT_FULL_WIDTH
 from twinvae.bench.bars import Bars, check_dtypes, check_shapes, hold, measured, precise
 from twinvae.bench.layers import drawn_tensors, input_channels, latent_channels, parts_of, rounded, used_cache
 from twinvae.registry import REFERENCE
@@ -26,6 +29,7 @@ class Case(NamedTuple):
         temb: channels of the time embedding.
         centre, spread: mean and standard deviation of the input.
         bars: per dtype, where rounding alone is above the common ones.
+        batch: clips; each group of each has its own statistics, whose rounding is in part chance.
     """
 
     layer: str
@@ -36,6 +40,7 @@ class Case(NamedTuple):
     centre: float = 0.0
     spread: float = 1.0
     bars: Mapping[str, Bars] = {}
+    batch: int = 2
 
 
 CAUSAL, SPATIAL_NORM = "CogVideoXCausalConv3d", "CogVideoXSpatialNorm3D"
@@ -44,7 +49,6 @@ RESNET, MID_BLOCK = "CogVideoXResnetBlock3D", "CogVideoXMidBlock3D"
 DOWN_BLOCK, UP_BLOCK = "CogVideoXDownBlock3D", "CogVideoXUpBlock3D"
 ENCODER, DECODER = "CogVideoXEncoder3D", "CogVideoXDecoder3D"
 
-BATCH = 2
 # Height, width and channels differ, and none divides another: a transposition or a wrong axis changes shapes or values.
 CONV = {"in_channels": 5, "out_channels": 7, "kernel_size": 3}
 WIDE = CONV | {"in_channels": 130}  # enough for a backend to choose the form that is made for the full architecture
@@ -150,24 +154,81 @@ VARIANTS: dict[str, Case] = {
     "decoder": Case(DECODER, DECODING_TWO_BLOCKS, (3, 3, 4)),
     "decoder, replicate": Case(DECODER, DECODING_TWO_BLOCKS | {"pad_mode": "replicate"}, (2, 3, 4)),
 }
+
+
+def _wide_norm(channels: int, bars: Mapping[str, Bars] = MEAN_OF_300, **changes: Any) -> Case:
+    init = NORM | {"num_groups": 32, "num_channels": channels}
+    return Case("GroupNorm", init, (3, 5, 6), batch=8, bars=bars, **changes)
+
+
+def _wide_spatial_norm(channels: int, bars: Mapping[str, Bars] = MEAN_OF_300, **changes: Any) -> Case:
+    init = {"f_channels": channels, "zq_channels": 16, "groups": 32}
+    return Case(SPATIAL_NORM, init, (3, 4, 6), zq=(3, 2, 3), batch=8, bars=bars, **changes)
+
+
+def _wide_conv(channels: int, **changes: Any) -> Case:
+    init = CONV | {"in_channels": channels, "out_channels": channels}
+    return Case(CAUSAL, init, (3, 4, 5), bars=FULL_WIDTH, **changes)
+
+
+def _wide_sampler(layer: str, channels: int, x: tuple[int, int, int], **changes: Any) -> Case:
+    init = SAMPLER_TIME | {"in_channels": channels, "out_channels": channels}
+    return Case(layer, init, x, bars=FULL_WIDTH, **changes)
+
+
+def _wide_resnet(channels: int, bars: Mapping[str, Bars] = FULL_WIDTH, **changes: Any) -> Case:
+    init = {"in_channels": channels, "out_channels": 256, "temb_channels": 0, "groups": 32}
+    condition = {"spatial_norm_dim": 16} if "zq" in changes else {}
+    return Case(RESNET, init | condition, (3, 4, 6), bars=bars, **changes)
+
+
+# The widths and groups of the full architecture, with 130 times as many terms in a sum as above, so that sums kept in
+# the wrong type show; and inputs whose mean is 300 times their spread, so that lost digits do.
+FAR, FAINT = {"centre": 300}, {"spread": 1e-3}
+FULL: dict[str, Case] = {
+    **{f"group norm, {width}, near zero": _wide_norm(width, NORM_AT_FULL_WIDTH, **FAINT) for width in (128, 256, 512)},
+    **{f"group norm, {width}, around 300": _wide_norm(width, **FAR) for width in (128, 256, 512)},
+    "spatial norm, 128": _wide_spatial_norm(128, NORM_AT_FULL_WIDTH),
+    **{f"spatial norm, {width}, around 300": _wide_spatial_norm(width, **FAR) for width in (256, 512)},
+    **{f"causal conv, {width}": _wide_conv(width) for width in (128, 256, 512)},
+    "causal conv, 256, around 300": _wide_conv(256, **FAR),
+    "downsample, 128": _wide_sampler(DOWNSAMPLE, 128, (5, 6, 5)),
+    "downsample, 256, around 300": _wide_sampler(DOWNSAMPLE, 256, (5, 6, 5), **FAR),
+    "upsample, 512": _wide_sampler(UPSAMPLE, 512, (3, 3, 4)),
+    "upsample, 256, around 300": _wide_sampler(UPSAMPLE, 256, (3, 3, 4), **FAR),
+    "resnet, encoding, 128 to 256": _wide_resnet(128),
+    "resnet, encoding, 256, around 300": _wide_resnet(256, MEAN_OF_300, batch=4, **FAR),
+    "resnet, decoding, 512 to 256": _wide_resnet(512, zq=(3, 2, 3)),
+}
 EARLIER_FRAMES = 4  # in the batch that a later one follows: enough to fill its conv cache with different frames
 
 
 @pytest.mark.parametrize("case", LAYERS)
-def test_a_layer_alone_computes_what_diffusers_computes(case, backend, mode, dtype, record, options):
-    _compare(case, LAYERS[case], backend, mode, dtype, record, options.seed)
+def test_a_layer_alone_computes_what_diffusers_computes(case, backend, mode, dtype, record, options, once):
+    _compare(case, LAYERS[case], backend, mode, dtype, record, options.seed, once, precise(dtype))
 
 
 @pytest.mark.only(once=True)
 @pytest.mark.parametrize("case", VARIANTS)
-def test_a_variant_of_a_layer_computes_what_diffusers_computes(case, backend, mode, dtype, record, options):
-    _compare(case, VARIANTS[case], backend, mode, dtype, record, options.seed)
+def test_a_variant_of_a_layer_computes_what_diffusers_computes(case, backend, mode, dtype, record, options, once):
+    _compare(case, VARIANTS[case], backend, mode, dtype, record, options.seed, once, precise(dtype))
 
 
-def _compare(case: str, spec: Case, backend: str, mode: str, dtype: str, record: Any, seed: int) -> None:
+@pytest.mark.only(mode=("jit",), dtype=("float32", "bfloat16"))
+@pytest.mark.parametrize("case", FULL)
+def test_a_layer_at_full_width_errs_no_more_than_it_did_against_float64(
+    case, backend, mode, dtype, record, options, once
+):
+    _compare(f"full width, {case}", FULL[case], backend, mode, dtype, record, options.seed, once, "float64")
+
+
+def _compare(
+    case: str, spec: Case, backend: str, mode: str, dtype: str, record: Any, seed: int, once: Any, exact: str
+) -> None:
+    """Hold a layer to the reference in the dtype `exact`, and to what PyTorch's own errs by where that is another."""
     rng = np.random.default_rng([zlib.crc32(case.encode()), seed])
     tensors = drawn_tensors(spec.layer, spec.init, dtype, rng)
-    first, later = (_drawn_input(spec, spec.x[0], dtype, rng) for _ in range(2))
+    first, later, earlier = (_drawn_input(spec, n, dtype, rng) for n in (spec.x[0], spec.x[0], EARLIER_FRAMES))
     both = case in LAYERS or spec.layer == CAUSAL  # a block's variants start a clip as the block itself does
 
     def outputs(backend: str, dtype: str, mode: str, carried: Any) -> dict[str, np.ndarray]:
@@ -179,12 +240,13 @@ def _compare(case: str, spec: Case, backend: str, mode: str, dtype: str, record:
             parts |= parts_of(layer, later, spec.init, carried)
         return parts
 
-    reference = twinvae.load_layer(REFERENCE, spec.layer, spec.init, tensors, dtype=precise(dtype))
-    _, carried = reference(**_drawn_input(spec, EARLIER_FRAMES, dtype, rng))
-    carried = rounded(used_cache(carried, spec.init), dtype)
+    def of_reference() -> tuple[Any, dict[str, np.ndarray], dict[str, np.ndarray] | None]:
+        _, carried = twinvae.load_layer(REFERENCE, spec.layer, spec.init, tensors, dtype=exact)(**earlier)
+        carried = rounded(used_cache(carried, spec.init), dtype)
+        in_torch = outputs(REFERENCE, dtype, "eager", carried) if dtype != exact else None
+        return carried, outputs(REFERENCE, exact, "eager", carried), in_torch
 
-    expected = outputs(REFERENCE, precise(dtype), "eager", carried)
-    in_torch = outputs(REFERENCE, dtype, "eager", carried) if dtype != precise(dtype) else None
+    carried, expected, in_torch = once((case, dtype, seed), of_reference)
     found = outputs(backend, dtype, mode, carried)
     check_shapes(found, expected)
     check_dtypes(found, dtype)
@@ -193,10 +255,10 @@ def _compare(case: str, spec: Case, backend: str, mode: str, dtype: str, record:
 
 
 def _drawn_input(spec: Case, frames: int, dtype: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    x = spec.centre + spec.spread * rng.standard_normal((BATCH, frames, *spec.x[1:], input_channels(spec.init)))
+    x = spec.centre + spec.spread * rng.standard_normal((spec.batch, frames, *spec.x[1:], input_channels(spec.init)))
     given = {"x": x}
     if spec.zq:
-        given["zq"] = rng.standard_normal((BATCH, *spec.zq, latent_channels(spec.init)))
+        given["zq"] = rng.standard_normal((spec.batch, *spec.zq, latent_channels(spec.init)))
     if spec.temb:
-        given["temb"] = rng.standard_normal((BATCH, spec.temb))
+        given["temb"] = rng.standard_normal((spec.batch, spec.temb))
     return rounded(given, dtype)

@@ -37,6 +37,32 @@ COUNTS = because(
         AGAIN: Bar(0, better="equal"),
     },
 )
+WRITTEN = because(
+    "Counted in what is handed to the compiler of a TPU or a GPU, which need not be there. One more is a mistake of "
+    "the program, and the compiler may or may not undo it.",
+    **{
+        "products as written": Bar(),
+        "transpositions as written": Bar(),
+        "arrays in float32": Bar(),
+        PRODUCTS_IN_FLOAT32: Bar(0, better="equal"),
+    },
+)
+EAGER = because(
+    "Op by op, each operation is handed over by itself, and a transposition is a copy in memory.",
+    **{
+        "operations run": Bar(),
+        "transpositions run": Bar(),
+        "whole networks compiled": Bar(0, better="equal"),
+        AGAIN: Bar(0, better="equal"),
+    },
+)
+ADAPTER = because(
+    "A pipeline that encodes, decodes or does both needs each half of the network once for a frame batch.",
+    **{
+        "networks run": Bar(better="equal", why="The limit is the halves that are asked for."),
+        "operations added": Bar(0),
+    },
+)
 WRITTEN_ONCE = because(
     "Operations as written, of a larger clip less those of a smaller: a program that grows has a loop in Python in it.",
     **{GROWTH: Bar(0, better="equal")},
@@ -108,9 +134,12 @@ def _figures(metric: str, figures: dict[tuple[str, str, str], Bar]) -> list[Held
 
 
 BARS = (
+    Held("wide layers as they are written for accelerators", WRITTEN, {"case": ".*, for (tpu|cuda)"}),
     Held("programs, and wide layers alone", COSTS),
     Held("programs of a call", COUNTS),
     Held("programs as they are written", WRITTEN_ONCE),
+    Held("eager calls", EAGER, {"case": "an eager call"}),
+    Held("pipelines", ADAPTER, {"case": "through the adapter"}),
     Held("decoding in a few processes", GATE, {"case": "decode in a few processes"}),
     *_figures(OVER_PYTORCH, VS_REFERENCE),
     *_figures(OVER_COMPILED, VS_COMPILED),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +13,11 @@ import torch
 from diffusers.models.autoencoders import autoencoder_kl_cogvideox as diffusers_layers
 
 import twinvae
-from suites.speed.bars import COSTS, GROWTH, WRITTEN_ONCE
+from suites.speed.bars import COSTS, GROWTH, WRITTEN, WRITTEN_ONCE
 from suites.speed.clock import replay, replay_clock
+from twinvae.bench import written
 from twinvae.bench.bars import hold
-from twinvae.bench.xla_cost import program_costs, written_operations
+from twinvae.bench.xla_cost import PRODUCTS_IN_FLOAT32, program_costs, written_operations
 
 pytestmark = [
     pytest.mark.needs("step"),
@@ -74,14 +75,46 @@ def test_a_program_is_written_once_for_clips_of_any_size(
 @pytest.mark.only(dtype=("float32", "bfloat16"))
 @pytest.mark.parametrize("case", LAYERS)
 def test_a_wide_layer_costs_what_it_did(case, backend, mode, dtype, model, record, benchmark):
-    spec = LAYERS[case]
+    start = time.perf_counter()
+    costs = program_costs(jax.jit(output_of(LAYERS[case], backend, dtype)).lower(given_to(LAYERS[case], dtype)))
+    hold(record, COSTS, costs, f"{case}, wide", shape=shape_of(LAYERS[case]), of_compiler=True)
+    replay(benchmark, [time.perf_counter() - start], "wide layers")
+
+
+@pytest.mark.only(dtype=("float32", "bfloat16"))
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("case", LAYERS)
+def test_a_wide_layer_is_written_for_an_accelerator_as_it_was(
+    case, platform, backend, mode, dtype, model, record, benchmark
+):
+    start = time.perf_counter()
+    text = written.function(output_of(LAYERS[case], backend, dtype), platform, given_to(LAYERS[case], dtype))
+    counts = {
+        "products as written": written.products(text),
+        "transpositions as written": written.transpositions(text),
+    }
+    if dtype == "bfloat16":
+        counts |= {
+            PRODUCTS_IN_FLOAT32: written.products(text, "float32"),
+            "arrays in float32": written.arrays_in(text, "float32"),
+        }
+    hold(record, WRITTEN, counts, f"{case}, wide, for {platform}", shape=shape_of(LAYERS[case]))
+    replay(benchmark, [time.perf_counter() - start], "wide layers as written")
+
+
+def output_of(spec: Layer, backend: str, dtype: str) -> Callable[[Mapping[str, Any]], Any]:
+    """A layer's output, as a function that nothing was traced of yet."""
     with torch.device("meta"):
         tensors = getattr(diffusers_layers, spec.name)(**spec.init).state_dict()
     rng = np.random.default_rng(0)
     drawn = {name: rng.standard_normal(tensor.shape).astype(dtype) for name, tensor in tensors.items()}
     layer = twinvae.load_layer(backend, spec.name, spec.init, drawn, dtype=dtype)
-    given = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in (("x", spec.x), ("zq", spec.zq)) if shape}
-    start = time.perf_counter()
-    costs = program_costs(jax.jit(lambda given: layer(**given)[0]).lower(given))
-    hold(record, COSTS, costs, f"{case}, wide", shape="x".join(map(str, spec.x)), of_compiler=True)
-    replay(benchmark, [time.perf_counter() - start], "wide layers")
+    return lambda given: layer(**given)[0]
+
+
+def given_to(spec: Layer, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in (("x", spec.x), ("zq", spec.zq)) if shape}
+
+
+def shape_of(spec: Layer) -> str:
+    return "x".join(map(str, spec.x))

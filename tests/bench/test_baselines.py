@@ -105,9 +105,53 @@ def test_the_largest_changes_up_or_down_are_shown_first_and_the_rest_is_counted(
     capsys.readouterr()
     main(["baseline", *folders, "--yes"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ~")]
-    assert "case 00 max_abs: 0.001 -> 0.000125 (0.125x)" in lines[0]
-    assert "case 29" in lines[1]
-    assert lines[-1] == "  ~ and 10 more that change less, at most 1.1x"
+    assert "case 29" in lines[0]
+    assert lines[-2:] == [
+        "  ~ and 9 more that got worse by at most 1.09x",
+        "  ~ and 1 more that improved by at most 8x",
+    ]
+
+
+def test_what_got_worse_stands_before_what_improved_however_much(tmp_path, folders, capsys):
+    def records(*values):
+        psnr = record("likeness", 40 / values[0], metric="psnr", better="higher")
+        return [*(record(f"case {i:02}", value) for i, value in enumerate(values)), psnr]
+
+    write_run(tmp_path / "reports", records(*[1e-3] * 30))
+    main(["baseline", *folders, "--yes"])
+    write_run(tmp_path / "reports", records(1.1e-3, *[1e-5] * 28, 1e-3))
+    capsys.readouterr()
+    main(["baseline", *folders, "--yes"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ~")]
+    assert "case 00 max_abs: 0.001 -> 0.0011" in lines[0]
+    assert "likeness psnr: " in lines[1]
+    assert lines[-1] == "  ~ and 10 more that improved by at most 100x"
+
+
+def test_the_runs_of_every_platform_are_accepted_unless_one_is_named(tmp_path, folders):
+    def kept():
+        return {path.parent.name for path in tmp_path.glob("baselines/*/parity.json")}
+
+    platforms = ("cpu", "gpu-h100", "tpu-v6e")
+    for platform in platforms:
+        write_run(tmp_path / "reports", [record("a", 1)], RUN.model_copy(update={"platform": platform}))
+    assert main(["baseline", *folders, "--platform", "gpu-h100", "--yes"]) == 0
+    assert kept() == {"gpu-h100"}
+    assert main(["baseline", *folders, "--yes"]) == 0
+    assert kept() == set(platforms)
+
+
+@pytest.mark.parametrize("first", ["cpu", "tpu-v6e"])
+def test_a_platform_whose_run_is_not_fit_keeps_no_other_from_being_accepted_and_says_so_by_its_status(
+    tmp_path, folders, first
+):
+    for platform in ("cpu", "tpu-v6e"):
+        run = RUN.model_copy(update={"platform": platform})
+        write_run(tmp_path / "reports", [record("a", 1)], run, complete=platform != first)
+    assert main(["baseline", *folders, "--yes"]) == 2
+    assert [path.parent.name for path in tmp_path.glob("baselines/*/parity.json")] == [
+        platform for platform in ("cpu", "tpu-v6e") if platform != first
+    ]
 
 
 def test_the_difference_is_shown_before_it_is_written(tmp_path, folders, path, capsys):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from suites.speed.bars import GATE, GATED
 from suites.speed.measure import ratio_fields
@@ -171,3 +172,11 @@ def test_a_slowdown_is_regressed_and_noise_is_not(slower, least, most):
         record = Record(suite="speed", case="c", metric="m", **fields)
         regressed += judge(record, Entry(case="c", metric="m", value=0.5)).status == "regressed"
     assert least <= regressed <= most
+
+
+def test_both_ends_of_an_interval_are_those_that_statistics_give_of_a_mean():
+    """Against the normal approximation, which for 400 rounds is good to a few per cent of an interval's half."""
+    values = np.random.default_rng(0).normal(3, 0.2, 400)
+    low, high = timing.bootstrapped(lambda rounds: values[rounds].mean(-1), np.arange(400))
+    half = stats.norm.ppf(0.975) * values.std(ddof=1) / math.sqrt(400)
+    assert (values.mean() - low, high - values.mean()) == pytest.approx((half, half), rel=0.08)

@@ -20,6 +20,7 @@ COUNT = {"metric": "frames", "better": "equal"}
 RATIO = {"metric": "speedup", "kind": "ratio", "tolerance": 1.1, "runs": 9}
 GAIN = RATIO | {"better": "higher"}
 TIME = {"metric": "seconds", "kind": "absolute", "tolerance": 1.1}
+SCORE = {"metric": "score", "kind": "absolute", "tolerance": 2}
 NONE = "no entry"
 
 # fields of the record, its value, the baseline's value, the verdict
@@ -89,7 +90,29 @@ RULES = [
     (GAIN | {"interval": (0.7, 0.8)}, 0.75, 1.0, "regressed"),
     (GAIN | {"interval": (0.7, 0.95)}, 0.85, 1.0, "inconclusive"),
     (GAIN | {"interval": (1.2, 1.3)}, 1.25, 1.0, "improved"),
+    (GAIN | {"interval": (1.05, 1.3)}, 1.2, 1.0, "pass"),  # better for sure only where the lower end is
+    (GAIN | {"interval": (0.9, 1.2), "limit": 1.0}, 1.05, NONE, "inconclusive"),
+    (GAIN | {"interval": (0.8, 0.95), "limit": 1.0}, 0.9, NONE, "wrong"),
+    (RATIO | {"interval": (0.7, 0.95)}, 0.8, 1.0, "pass"),
     (TIME, 1.2, 1.0, "regressed"),
+    # A count that is not there, or was not.
+    (COUNT, None, 49, "regressed"),
+    (COUNT, 49, None, "regressed"),
+    (COUNT, None, None, "pass"),
+    (COUNT, None, NONE, "new"),
+    (COUNT | {"limit": 49}, None, NONE, "wrong"),
+    (COUNT | {"limit": 0}, None, 0, "wrong"),
+    (COUNT, 0, 49, "regressed"),
+    (COUNT, NAN, 49, "regressed"),
+    # Below zero a tolerance leaves room in the same direction as above it.
+    (SCORE, -1.0, -1.0, "pass"),
+    (SCORE, -0.6, -1.0, "pass"),
+    (SCORE, -0.4, -1.0, "regressed"),
+    (SCORE, 0.1, -1.0, "regressed"),
+    (SCORE, -2.1, -1.0, "improved"),
+    (SCORE | {"better": "higher"}, -1.9, -1.0, "pass"),
+    (SCORE | {"better": "higher"}, -2.1, -1.0, "regressed"),
+    (SCORE | {"better": "higher"}, -0.4, -1.0, "improved"),
 ]  # fmt: skip
 
 
@@ -239,6 +262,54 @@ def test_times_are_compared_on_the_same_machine_only_and_all_else_on_any(tmp_pat
     there = judge_run(write_run(tmp_path, worse, RUN.model_copy(update={"machine": "other"})), baseline)
     assert [v.status for v in here] == ["regressed", "regressed"]
     assert [v.status for v in there] == ["pass", "regressed"]
+
+
+def test_each_value_is_held_against_the_run_that_its_own_entry_is_of(tmp_path):
+    """The baseline's runs are of two clips, and this run of the second one."""
+    both = [record(1e-6, **ERROR, backend=backend) for backend in ("flax", "torchax")]
+    flax, torchax = (RUN.model_copy(update={"selection": Selection(backends=(one.backend,))}) for one in both)
+    now = RUN.model_copy(update={"clip": "a.mp4"})
+    first = updated(None, write_run(tmp_path, both[:1], flax))
+    baseline = updated(first, write_run(tmp_path, both[1:], torchax.model_copy(update={"clip": "a.mp4"})))
+    assert [run.clip for run in baseline.runs] == [RUN.clip, "a.mp4"]
+    worse = [one.model_copy(update={"value": 1e-3}) for one in both]
+    found = {v.key.backend: v for v in judge_run(write_run(tmp_path, worse, now), baseline)}
+    assert {backend: v.status for backend, v in found.items()} == {"flax": "pass", "torchax": "regressed"}
+    assert found["flax"].reason == f"the baseline is of clip {RUN.clip}"
+    none = judge_run(write_run(tmp_path, [], now), baseline)
+    assert [(v.key.backend, v.status) for v in none] == [("torchax", "missing")]
+
+
+def test_what_improved_says_which_other_value_of_its_case_is_worse_than_it_was(tmp_path):
+    fast, exact = STRICT | {"backend": "flax"}, ERROR | {"tolerance": 10.0, "backend": "flax"}
+    before = [record(100, **fast), record(2e-6, **exact)]
+    baseline = baseline_of(tmp_path, before)
+
+    def reasons(error, **other):
+        now = [record(90, **fast), record(error, **(exact | other))]
+        return {v.key.metric: (v.status, v.reason) for v in judge_run(write_run(tmp_path, now), baseline)
+                if v.key.backend == "flax"}  # fmt: skip
+
+    assert reasons(2e-6)["flops"] == ("improved", "")
+    assert reasons(1e-6)["flops"] == ("improved", "")
+    assert reasons(1e-5) == {"flops": ("improved", "but max_abs went from 2e-06 to 1e-05"), "max_abs": ("pass", "")}
+    assert reasons(9e-5)["flops"] == ("improved", "but max_abs went from 2e-06 to 9e-05")
+    assert reasons(9e-5)["max_abs"][0] == "regressed"
+    assert reasons(1e-5, backend="torchax")["flops"] == ("improved", "")
+    assert reasons(1e-9)["flops"] == ("improved", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "before", "now", "said"),
+    [(PSNR, 41, 40, "but psnr went from 41 to 40"), (PSNR, 250, 210, ""), (PSNR | {"floor": 0}, 250, 210, "but psnr"),
+     (ERROR, 1e-12, 9e-10, ""), (TIME, 1.0, 1.05, ""), (COUNT, 49, 49, "")],
+)  # fmt: skip
+def test_rounding_noise_and_what_is_as_it_was_are_no_cost_of_an_improvement(tmp_path, fields, before, now, said):
+    baseline = baseline_of(tmp_path, [record(100, **STRICT), record(before, **fields)])
+    found = judge_run(write_run(tmp_path, [record(now, **fields), record(90, **STRICT)]), baseline)
+    assert [v.status for v in found] == ["pass", "improved"]
+    assert found[1].reason.startswith(said)
+    assert bool(found[1].reason) == bool(said)
 
 
 def test_other_versions_are_still_compared(tmp_path):

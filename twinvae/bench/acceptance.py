@@ -84,7 +84,10 @@ def failing(judged: Judged) -> list[str]:
 
 
 def difference_lines(judged: Judged, changes: Sequence[Change]) -> list[str]:
-    """What accepting the run changes: new and removed values counted, changed ones listed, the largest first."""
+    """What accepting the run changes: new and removed values counted, changed ones listed, the largest first.
+
+    Those that got worse stand before those that did not, however much these improved.
+    """
     if not changes:
         return ["  no value changes"]
     inputs = changed_inputs(judged.baseline.runs, judged.data.run) if judged.baseline else []
@@ -95,16 +98,28 @@ def difference_lines(judged: Judged, changes: Sequence[Change]) -> list[str]:
     ):
         groups = Counter((c.key.metric, c.key.backend, c.key.dtype) for c in chosen)
         lines += [f"  {sign} {count:4} {word}: {' '.join(filter(None, key))}" for key, count in sorted(groups.items())]
-    changed = sorted((c for c in changes if c.before and c.after), key=lambda c: (-_size(c), c.key))
+    better = {record.key: record.better for record in judged.data.records}
+    improved = {change: _improved(change, better.get(change.key, "equal")) for change in changes}
+    changed = sorted((c for c in changes if c.before and c.after), key=lambda c: (improved[c], -_size(c), c.key))
     for change in changed[:MOST_SHOWN]:
         before, after = change.before.value, change.after.value
         factor = f" ({after / before:.3g}x)" if before and after is not None else ""
         lines.append(f"  ~ {change.key}: {number(before)} -> {number(after)}{factor}")
-    if len(changed) > MOST_SHOWN:
-        lines.append(
-            f"  ~ and {len(changed) - MOST_SHOWN} more that change less, at most {_size(changed[MOST_SHOWN]):.3g}x"
-        )
+    for word, rest in (
+        ("got worse by", [c for c in changed[MOST_SHOWN:] if not improved[c]]),
+        ("improved by", [c for c in changed[MOST_SHOWN:] if improved[c]]),
+    ):
+        if rest:
+            lines.append(f"  ~ and {len(rest)} more that {word} at most {_size(rest[0]):.3g}x")
     return lines
+
+
+def _improved(change: Change, better: str) -> bool:
+    """Whether a changed value became better for sure: what no direction is known of, or is no number, did not."""
+    if not change.before or not change.after or change.before.value is None or change.after.value is None:
+        return False
+    before, after = change.before.value, change.after.value
+    return {"lower": after < before, "higher": after > before}.get(better, False)
 
 
 def _size(change: Change) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, cast
 
 from twinvae.bench.baselines import Baseline, Entry, stored
@@ -164,13 +164,13 @@ def _over(value: float, bar: float, record: Record) -> float:
 def _bar(before: float, record: Record) -> float:
     """The worst value that a baseline allows."""
     if record.better == "lower":
-        return max(_moved(before, record.tolerance), record.floor)
+        return max(_moved(before, record.tolerance), record.floor or -math.inf)
     return min(_moved(before, 1 / record.tolerance), record.floor or math.inf)
 
 
 def _clearly_better(interval: tuple[float, float], before: float, record: Record) -> bool:
     if record.better == "lower":
-        return max(interval[1], record.floor) < _moved(before, 1 / record.tolerance)
+        return max(interval[1], record.floor or -math.inf) < _moved(before, 1 / record.tolerance)
     return min(interval[0], record.floor or math.inf) > _moved(before, record.tolerance)
 
 
@@ -202,7 +202,33 @@ def judge_run(data: RunData, baseline: Baseline | None) -> list[Verdict]:
             and data.run.selection.holds(key.backend, key.mode, key.dtype, key.preset)
             and not incomparable(data.run, baseline.runs[entry.run])
         ]
-    return verdicts
+    return with_what_it_cost(verdicts)
+
+
+def with_what_it_cost(verdicts: list[Verdict]) -> list[Verdict]:
+    """Of what improved, the value of the same case that got worse by the largest factor, if only within its bars."""
+    worse: dict[Key, Verdict] = {}
+    for verdict in verdicts:
+        case = verdict.key._replace(metric="")
+        if _loss(verdict) > max(1.0, _loss(worse[case]) if case in worse else 1.0):
+            worse[case] = verdict
+    found = []
+    for verdict in verdicts:
+        cost = worse.get(verdict.key._replace(metric="")) if verdict.status == "improved" else None
+        reason = f"but {cost.key.metric} went from {number(cost.before)} to {number(cost.value)}" if cost else ""
+        found.append(replace(verdict, reason="; ".join(filter(None, (verdict.reason, reason)))) if cost else verdict)
+    return found
+
+
+def _loss(verdict: Verdict) -> float:
+    """By what factor a value is worse than its baseline; at most 1 where it is not, or where that is rounding."""
+    record, factor = verdict.record, verdict.factor
+    if not record or not factor or factor < 0 or record.kind != "exact" or record.better == "equal":
+        return 1.0
+    as_good = record.floor and not _over(cast(float, verdict.value), record.floor, record) > 1
+    if math.isinf(record.tolerance) or as_good:
+        return 1.0
+    return factor if record.better == "lower" else 1 / factor
 
 
 def incomparable(run: Run, source: Run, kind: str = "exact", of_compiler: bool = False) -> str:

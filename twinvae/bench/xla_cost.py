@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +22,7 @@ _CUSTOM_CONVOLUTION = re.compile(r'custom_call_target="[^"]*conv[^"]*"', re.IGNO
 _WRITTEN = re.compile(r"= \"?stablehlo\.(\w+)")
 # `stablehlo.convolution(%a, %b) ... : (tensor<1x2xf32>, ...`, and dot_general likewise: the type of the first operand.
 _WRITTEN_PRODUCT = re.compile(r"stablehlo\.(?:convolution|dot_general)\b[^\n]*?: \(tensor<(?:\d+x)*(\w+)>")
+_CALL = re.compile(r"PjitFunction\((.*)\)")
 _STAGES = {
     "/jax/core/compile/jaxpr_trace_duration": "tracing",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
@@ -73,6 +76,40 @@ def written_operations(lowered: jax.stages.Lowered) -> int:
 def dispatches(call: Callable[..., Any], *args: Any) -> int:
     """How many programs (or, run eagerly, operations) a call hands to the device, found by tracing it."""
     return len(jax.make_jaxpr(call)(*args).eqns)
+
+
+@contextmanager
+def operations() -> Iterator[Counter[str]]:
+    """How often each operation, or compiled program, is handed over while the block runs, by name; full after it.
+
+    Read from JAX's profiler, which sees calls that take the fast way past Python as well. Call what is to be counted
+    once before: an operation that is compiled calls others.
+    """
+    found: Counter[str] = Counter()
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    with TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            yield found
+        for path in Path(folder).rglob("*.xplane.pb"):
+            for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+                for thread in plane.lines:
+                    found.update(_handed_over(thread.events))
+
+
+def _handed_over(events: Iterable[Any]) -> Iterator[str]:
+    """The names of the jitted functions that a thread called; an event of the same name within one is the same call."""
+    until: dict[str, float] = {}
+    for event in sorted(events, key=lambda event: event.start_ns):
+        call = _CALL.fullmatch(event.name)
+        if call and event.start_ns >= until.get(event.name, 0.0):
+            until[event.name] = event.start_ns + event.duration_ns
+            yield call.group(1)
+
+
+def transpositions(found: Counter[str]) -> int:
+    """How many of the operations are transpositions."""
+    return sum(count for name, count in found.items() if re.search("transpose|moveaxis|swapaxes", name))
 
 
 @contextmanager
