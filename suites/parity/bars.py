@@ -74,6 +74,18 @@ POSTERIOR: dict[str, dict[str, Bar]] = {
         ("bfloat16", Bar(1e-2, ROUNDING, 1e-3), "nothing where both sides round alike, 4e-3 where not"),
     )
 }
+# Settings together, each row on a model of its own of 4 to 8 channels.
+SETTINGS: dict[str, dict[str, Bar]] = {
+    "float64": {"relative_l2": WHOLE["float64"]["relative_l2"]},
+    "float32": because(
+        "PLACEHOLDER",
+        **{"error over PyTorch's": Bar(4, ROUNDING, 4, unit="x")},
+    ),
+    "bfloat16": because(
+        "PLACEHOLDER",
+        **{"error over PyTorch's": Bar(1.6, ROUNDING, 1.6, unit="x")},
+    ),
+}
 FORMS = {metric: WHOLE["float64"][metric] for metric in ("max_abs", "relative_l2")}
 FRAME_COUNTS: dict[str, dict[str, Bar]] = {
     dtype: {metric: bar for metric, bar in bars.items() if metric in ("mae", "max_abs", "mae_vs_torch")}
@@ -119,7 +131,8 @@ BARS = (
     Held("whole VAE, bfloat16, one clip", ONE_DRAW, {"case": "whole VAE", "dtype": "bfloat16", "shape": r"1x.*"}),
     *(Held(f"block after block, {dtype}", bars, {"case": r"blocks?\b.*", "dtype": dtype})
       for dtype, bars in BLOCK.items()),
-    *(Held(f"a layer alone, {dtype}", bars, {"case": r"(?!posterior|group norm, far).*", "dtype": dtype, "preset": ""})
+    *(Held(f"a layer alone, {dtype}", bars,
+           {"case": r"(?!posterior|group norm, far|settings).*", "dtype": dtype, "preset": ""})
       for dtype, bars in LAYER.items()),
     *(Held(f"a norm of what is far from zero, {dtype}", bars, {"case": "group norm, far from zero", "dtype": dtype})
       for dtype, bars in (LAYER | {"float32": FAR_FROM_ZERO}).items()),
@@ -128,6 +141,8 @@ BARS = (
     Held("slabs of a frame", FORMS, {"case": ".* slabs, .*"}),
     *(Held(f"every frame count, {dtype}", bars, {"case": "frame counts", "dtype": dtype})
       for dtype, bars in FRAME_COUNTS.items()),
+    *(Held(f"settings together, {dtype}", bars, {"case": "settings.*", "dtype": dtype})
+      for dtype, bars in SETTINGS.items()),
     Held("gradients", GRADIENTS, {"case": "gradients"}),
     Held("pipelines", PIPELINE, {"case": "pipeline, .*"}),
     Held("checkpoints", CHECKPOINT, {"case": "checkpoint"}),
