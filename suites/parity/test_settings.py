@@ -46,9 +46,14 @@ def chosen(options):
 def test_settings_together_give_what_diffusers_own_class_gives(number, backend, mode, dtype, once, options, record):
     row = ROWS[number - 1]
     print(row)
-    model, clip, exact, in_torch = once((__name__, number), lambda: reference(row, number, options.seed))
-    found = {"output": settings.of_backend(settings.load(model, backend, row), row, clip)}
-    held(record, f"settings {number}", dtype, found, {"output": exact}, {"output": in_torch}, operation=row["asked"])
+    theirs = once((__name__, number), lambda: reference(row, number, options.seed))
+    held(record, f"settings {number}", dtype, *sides(row, backend, *theirs), operation=row["asked"])
+
+
+def sides(row: Row, backend: str, model, clip, exact, in_torch):
+    """What a backend gives, what diffusers gives in float64, and in the row's dtype."""
+    found = settings.of_backend(settings.load(model, backend, row), row, clip)
+    return [{"output": side} for side in (found, exact, in_torch)]
 
 
 def reference(row: Row, number: int, seed: int):
@@ -68,12 +73,15 @@ def held(record, case, dtype, found, exact, in_torch, **fields):
     """Hold the worst part: in float64 its error, else that over PyTorch's own in the same dtype."""
     check_dtypes(found, dtype)
     check_shapes(found, exact)
+    hold(record, SETTINGS[dtype], worst(dtype, found, exact, in_torch), case, **fields)
+
+
+def worst(dtype, found, exact, in_torch) -> dict[str, float]:
+    """By the one metric of the dtype's bars."""
     if dtype == "float64":
-        values = {"relative_l2": max(metrics.relative_l2(found[part], exact[part]) for part in exact)}
-    else:
-        errors = {part: [metrics.mae(side[part], exact[part]) for side in (found, in_torch)] for part in exact}
-        values = {"error over PyTorch's": max(ratio(*pair) for pair in errors.values())}
-    hold(record, SETTINGS[dtype], values, case, **fields)
+        return {"relative_l2": max(metrics.relative_l2(found[part], exact[part]) for part in exact)}
+    errors = {part: [metrics.mae(side[part], exact[part]) for side in (found, in_torch)] for part in exact}
+    return {"error over PyTorch's": max(ratio(*pair) for pair in errors.values())}
 
 
 # Calls that no other test makes
