@@ -42,6 +42,7 @@ class Fault(BaseModel):
         kind: "value" gives other numbers; "cost" gives the same ones, and takes more to get there.
         suite: the one that should notice.
         equivalent: why no test can see it; empty for all that some test should.
+        before_case: whether it was planted before the case existed that catches it.
         edit: its edits; file, find and replace of a single one may stand beside the other fields instead.
     """
 
@@ -53,6 +54,7 @@ class Fault(BaseModel):
     kind: Literal["value", "cost"]
     suite: Literal["parity", "tiling", "frames", "speed", "memory"]
     equivalent: str = ""
+    before_case: bool = False
     edit: tuple[Edit, ...] = Field(min_length=1)
 
     @model_validator(mode="before")
