@@ -56,6 +56,8 @@ ASKS: tuple[tuple[str, tuple[Any, ...], str, tuple[Any, ...]], ...] = (
     ("way", ("adapter",), "kind", ("torch",)),
     ("tiling", FACTORS["tiling"][1:], "size", FACTORS["size"][1:]),
     ("asked", SLABS, "tiling", ("none", "no overlap")),
+    ("ratio", (4, 8), "frames", ((2, 1), (3, 0))),
+    ("ratio", (8,), "together", ((8, 2),)),  # fewer frames do not show the last level
     ("ratio", (8,), "asked", ("encode", "decode")),
     ("ratio", (8,), "tiling", ("none",)),
     ("mode", ("eager",), "asked", ("encode", "decode")),
@@ -309,7 +311,7 @@ def _one_program(vae: Any, operation: str, clip: Any) -> np.ndarray:
 
 def main() -> None:
     """Draw the rows anew; those that were found are gone, where git has them."""
-    keep(min((covering(salt=str(salt)) for salt in range(24)), key=len), "w")
+    keep(min((covering(salt=str(salt)) for salt in range(16)), key=len), "w")
 
 
 if __name__ == "__main__":
