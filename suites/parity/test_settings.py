@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from suites.parity import settings
-from suites.parity.bars import SETTINGS
+from suites.parity.bars import SETTINGS, SLABS_OFF_WHOLE
 from suites.parity.settings import Row
 from twinvae.arrays import DTYPES, dtype_scope
 from twinvae.bench import metrics
@@ -29,7 +29,7 @@ NEEDED = {"stream": "stream", "one program": "step", "no overlap": "tiling", "bl
 PLAIN = {name: values[0] for name, values in settings.FACTORS.items()} | {"size": (1, 1), "together": (3, 1)}
 KEYS = {"0": 0, "7": 7, "a key": jax.random.key(0), "an old key": jax.random.PRNGKey(0)}
 GENERATOR = 3
-THREADS, TURNS = 3, 4
+THREADS, TURNS = 4, 8
 
 
 def chosen(options):
@@ -121,6 +121,23 @@ def sampled(model, clip, noise):
         posterior = model.encode(x).latent_dist
         latents = posterior.mean + posterior.std * noise
         return {"sample": settings.last(latents), "video": settings.last(model.decode(latents).sample)}
+
+
+@pytest.mark.needs("step")
+@pytest.mark.only(mode=("jit",), dtype=("bfloat16",))
+def test_slabs_in_bfloat16_are_nearer_to_the_whole_than_its_error(backend, mode, dtype, options, record):
+    row = PLAIN | {"dtype": dtype, "batch": 8, "frames": (1, 0), "size": (4, 4)}
+    rng = np.random.default_rng(options.seed)
+    model = settings.drawn_model(row, rng)
+    clip = settings.clip_of(row, rng)
+    exact = settings.of_diffusers(model, row, clip)
+    whole, slabs = (
+        np.asarray(settings.of_backend(settings.load(model, backend, one), one, clip), np.float64)
+        for one in (row, row | {"asked": settings.SLABS[0]})
+    )
+    value = ratio(metrics.mae(slabs, whole), metrics.mae(whole, exact))
+    hold(record, SLABS_OFF_WHOLE, {"difference over the whole form's error": value}, "settings, slabs",
+         operation="encode")  # fmt: skip
 
 
 @pytest.mark.only(dtype=("float64",))
