@@ -155,6 +155,12 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def explore(session: nox.Session) -> None:
+    """Try more settings together than the parity suite does, and longer sessions; what goes wrong becomes a case."""
+    python(session, "-m", "trials.explore", *session.posargs)
+
+
+@nox.session
 def mutants(session: nox.Session) -> None:
     """Try the tests: a sample of small changes to the sources, made by a tool, and whether some test fails of each."""
     python(session, "-m", "trials.mutants", *session.posargs)

@@ -51,6 +51,8 @@ def verdict(faults: Faults, runs: Sequence[SoakRun], mutants: Mutants) -> str:
     if any(one.status == "caught" for one in faults):
         parts.append(f"median {median_seconds(faults):.0f} s to the first alarm")
     sentences = [f"{'; '.join(parts).capitalize()}."] if parts else []
+    if early := sum(one.planted.before_case for one in faults):
+        sentences.append(f"{many(early, 'fault')} planted before the case existed that catches it.")
     if runs:
         alarms, tried = sum(run.false_alarms for run in runs), f"{many(len(runs), 'run')} of {soak_extent(runs)}"
         sentences.append(f"Unchanged code raised {many(alarms, 'alarm')} in {tried}.")

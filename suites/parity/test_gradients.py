@@ -11,8 +11,8 @@ from twinvae.registry import REFERENCE
 
 pytestmark = pytest.mark.needs("gradients")
 
-VIDEO = (1, 8, 9, 18)
-SAMPLE_BATCH = 4  # two frame batches on the way in: gradients flow through the conv cache
+VIDEO = (1, 12, 9, 18)
+SAMPLE_BATCH = 4  # three frame batches: gradients flow through the conv cache, and from one step of a scan to the next
 
 
 @pytest.mark.only(dtype=("float64",), once=True, large=False)

@@ -112,6 +112,8 @@ def test_mutants_are_counted_per_package_and_those_that_hang_are_killed():
     ]
     assert verdict((), (), MUTANTS) == "Mutants killed: impl_flax 2 of 3, twinvae 1 of 1."
     assert verdict((), (), ()) == ""
+    early = verdict([trial(before_case=True)], (), ())
+    assert early.endswith(" 1 fault planted before the case existed that catches it.")
 
 
 def test_the_page_shows_survivors_and_why_others_are_equivalent(tmp_path):

@@ -167,8 +167,10 @@ class JaxVideoVAE(VideoVAE):
         call = self.call_of(operation, clip.shape)
         if not self.jit or (len(self.forms) == 1 and self.memory_budget is None):
             return self.forms[0], call.grid
-        form = self.planner.roomy_form(call)
-        if form is None and isinstance(clip, Tracer):  # inside of somebody's program nothing can be compiled
+        inside = isinstance(clip, Tracer)  # of somebody's program, where nothing can be compiled
+        # A rough peak is too little where frame batches are short beside the conv cache: what somebody has set is kept.
+        form = self.planner.roomy_form(call) if self.memory_budget is None or inside else None
+        if form is None and inside:
             form = self.forms[-1]
         if form is not None:
             return form, call.grid
