@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
@@ -28,13 +29,35 @@ def checked_dtype(name: str) -> np.dtype:
     return DTYPES[name]
 
 
-def dtype_scope(dtype: np.dtype) -> contextlib.AbstractContextManager:
-    """Where JAX computes float64: 64-bit types are enabled inside, and the process is left as it was."""
-    if np.dtype(dtype) != np.float64:
-        return contextlib.nullcontext()
+@contextlib.contextmanager
+def dtype_scope(dtype: np.dtype) -> Iterator[None]:
+    """Where JAX computes in a dtype, whatever else the process has asked it for, which is left as it was.
+
+    Inside, 64-bit types are enabled for float64, and types and ranks are promoted as NumPy does.
+    """
     import jax
 
-    return jax.enable_x64(True)
+    with contextlib.ExitStack() as scope:
+        if np.dtype(dtype) == np.float64:
+            scope.enter_context(jax.enable_x64(True))
+        if jax.config.jax_numpy_dtype_promotion != "standard":
+            scope.enter_context(jax.numpy_dtype_promotion("standard"))
+        if jax.config.jax_numpy_rank_promotion != "allow":
+            scope.enter_context(jax.numpy_rank_promotion("allow"))
+        yield
+
+
+class Pickled:
+    """What is pickled with its JAX arrays as NumPy's: JAX would read float64 as float32 where that is not enabled."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _in_numpy(value) for name, value in vars(self).items()}
+
+
+def _in_numpy(tree: Any) -> Any:
+    if "jax" not in sys.modules:
+        return tree
+    return sys.modules["jax"].tree.map(lambda leaf: np.asarray(leaf) if is_jax(leaf) else leaf, tree)
 
 
 def is_jax(array: Any) -> bool:

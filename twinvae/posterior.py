@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from twinvae.arrays import dtype_scope
+from twinvae.arrays import Pickled, dtype_scope
 
 # diffusers' DiagonalGaussianDistribution clamps to the same range.
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -18,7 +18,7 @@ Array = Any  # NumPy's or JAX's; inside, where JAX computes, JAX's
 
 
 @dataclass(frozen=True)
-class Posterior:
+class Posterior(Pickled):
     """Mean and log-variance per latent value, from the encoder's moments.
 
     The same key gives the same sample from every backend, the reference included.

@@ -49,7 +49,8 @@ def test_large_seeds_draw_samples_of_their_own():
 NO_KEYS = {
     "none": None, "float": 1.0, "NumPy float": np.float32(1), "text": "1", "torch generator": torch.Generator(),
     "NumPy generator": np.random.default_rng(0), "too large": 2**70,
-    "several keys": jax.random.split(jax.random.key(0)), "several integers": np.arange(3), "floats": jnp.zeros(2), "torch floats": torch.zeros(2),
+    "several keys": jax.random.split(jax.random.key(0)),
+    "several integers": np.arange(3), "floats": jnp.zeros(2), "torch floats": torch.zeros(2),
 }  # fmt: skip
 
 

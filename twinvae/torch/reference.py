@@ -21,7 +21,7 @@ from twinvae.frames import frame_batches
 from twinvae.interface import Cache, Latents, Operation, Video, VideoVAE
 from twinvae.registry import Layer, layer_class
 from twinvae.tensors import check_tensors
-from twinvae.tiles import HEIGHT
+from twinvae.tiles import HEIGHT, TILE_SETTINGS
 from twinvae.torch.layers import LAYERS
 
 CAPABILITIES = EAGER
@@ -137,15 +137,12 @@ class TorchVideoVAE(VideoVAE):
         frame_batches(clip.shape[1], self.frame_batch_size(operation))
         if tiled:
             self.grid(operation, clip.shape)  # refuses what the encoder cannot take
-        model, compression = self.model, self.config.spatial_compression
+        model = self.model
         model.use_tiling, model.use_slicing = tiled, False
         model.num_sample_frames_batch_size = self.num_sample_frames_batch_size
         model.num_latent_frames_batch_size = self.num_latent_frames_batch_size
-        for name, setting in vars(self.tile_settings).items():
-            setattr(model, name, setting)
-        # diffusers derives these in its enable_tiling, which cannot be told an overlap of 0.
-        model.tile_latent_min_height = self.tile_settings.tile_sample_min_height // compression
-        model.tile_latent_min_width = self.tile_settings.tile_sample_min_width // compression
+        for name in TILE_SETTINGS:  # not by its enable_tiling, which cannot be told an overlap of 0
+            setattr(model, name, getattr(self, name))
 
     def _through_model(self, operation: Operation, clip: TorchClip) -> TorchClip:
         if operation == "encode":
