@@ -62,11 +62,11 @@ class FrameStream(arrays.Pickled, Iterator):
         self._form, self._grid = vae.layout(operation, clip)
         batch_size = vae.frame_batch_size(operation)
         if cache is None:
-            self._batches = iter(frame_batches(clip.shape[1], batch_size))
+            self._batches = list(frame_batches(clip.shape[1], batch_size))
             self._tiles: list[Cache] = []
         else:
             self._check(cache)
-            self._batches = iter(continued_batches(clip.shape[1], batch_size))
+            self._batches = list(continued_batches(clip.shape[1], batch_size))
             self._tiles = list(cache.tiles)
 
     def _check(self, cache: ConvCache) -> None:
@@ -100,7 +100,9 @@ class FrameStream(arrays.Pickled, Iterator):
         return ConvCache(*made_by, self._frame, self._grid, tuple(self._tiles))
 
     def __next__(self) -> Video:
-        frames = self._clip[:, next(self._batches)]
+        if not self._batches:
+            raise StopIteration
+        frames = self._clip[:, self._batches.pop(0)]
         done: list[Cache] = []
 
         def run_tile(tile: Video) -> Video:
