@@ -98,7 +98,8 @@ def test_a_video_that_is_too_short_says_how_many_frames_it_has(film):
 CONTAINERS: dict[str, tuple[str, ...]] = {
     "ts": (), "mts": ("-f", "mpegts"), "m2ts": ("-f", "mpegts"), "m4v": ("-c:v", "mpeg4"), "3gp": ("-c:v", "mpeg4"),
     "flv": ("-c:v", "flv"), "ogv": ("-c:v", "libtheora"), "mxf": ("-c:v", "mpeg2video", "-r", "25"), "gif": (),
-    "avi": (), "mkv": (), "mov": (), "webm": (), "MP4": (), "wmv": (), "y4m": ("-pix_fmt", "yuv420p"), "vob": ("-r", "25"), "nut": (),
+    "avi": (), "mkv": (), "mov": (), "webm": (), "MP4": (), "wmv": (), "y4m": ("-pix_fmt", "yuv420p"),
+    "vob": ("-r", "25"), "nut": (),
 }  # fmt: skip
 
 
@@ -138,9 +139,7 @@ def test_a_damaged_file_is_refused_with_the_frame_and_read_before_it(codec, tmp_
     for place in range(len(content) // 2, len(content) // 2 + 3000):
         content[place] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"clip.mkv: damaged from about frame (8|9|1\d|2\d) on .*, asked for 30 frames"
-    ):
+    with pytest.raises(ValueError, match=r"clip.mkv: damaged from about frame (8|9|1\d|2\d) on .* for 30 frames"):
         read_clip(path, 30, 16, 16)
     assert np.array_equal(read_clip(path, 8, 16, 16), whole[:, :8])
 

@@ -105,8 +105,8 @@ def _video_frames(path: Path, count: int) -> list[UInt8[np.ndarray, "h w 3"]]:
         raise ValueError(f"clip {path}: not a video that ffmpeg can read {said}")
     if errors and len(found) < count:
         raise ValueError(
-            f"clip {path}: damaged from about frame {len(found)} on {said}, asked for {count} frames: use another copy, "
-            "or fewer frames"
+            f"clip {path}: damaged from about frame {len(found)} on {said}, asked for {count} frames: use another "
+            "copy, or fewer frames"
         )
     if errors:
         warnings.warn(f"clip {path}: ffmpeg finds damage in or after frames 0 to {count - 1} {said}", stacklevel=4)

@@ -24,37 +24,38 @@ def strict() -> Iterator[None]:
     with ExitStack() as flags:
         flags.enter_context(jax.numpy_dtype_promotion("strict"))
         flags.enter_context(jax.numpy_rank_promotion("raise"))
-        flags.enter_context(jax.enable_x64(True))
         flags.enter_context(jax.check_tracer_leaks(True))
         yield
         assert jax.config.jax_numpy_dtype_promotion == "strict"
         assert jax.config.jax_numpy_rank_promotion == "raise"
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("backend", ["flax", "torchax"])
-def test_every_step_is_traced_alike(backend, dtype, strict):
-    vae = twinvae.load(backend, dtype=dtype)
-    for operation, shape in (("encode", (1, 3, 8, 8, 3)), ("decode", (1, 3, 1, 1, 4))):
-        for form in ("whole", ROW_SLABS):
-            text = vae.lower_step(operation, shape, form=form).as_text()
-            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
-                assert text == vae.lower_step(operation, shape, form=form).as_text()
+@pytest.mark.parametrize(("backend", "dtype", "operation", "form"), [
+    ("flax", "float64", "decode", "whole"), ("flax", "bfloat16", "encode", ROW_SLABS),
+    ("torchax", "bfloat16", "decode", ROW_SLABS), ("torchax", "float32", "encode", "whole"),
+])  # fmt: skip
+def test_a_step_is_the_same_program(backend, dtype, operation, form, strict):
+    vae, shape = twinvae.load(backend, dtype=dtype), {"encode": (1, 3, 8, 8, 3), "decode": (1, 3, 1, 1, 4)}[operation]
+    text = vae.lower_step(operation, shape, form=form).as_text()
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert text == vae.lower_step(operation, shape, form=form).as_text()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
-def test_a_stream_a_blend_and_a_sample_are_computed_alike(dtype, strict):
-    with little_effort():
-        vae = twinvae.load("flax", dtype=dtype)
-        chunks = [vae.blend(chunk, chunk, 2, 2) for chunk in vae.decode_stream(jnp.asarray(LATENTS))]
-    assert {chunk.dtype for chunk in chunks} == {DTYPES[dtype]}
-    posterior = twinvae.Posterior(jnp.asarray(MOMENTS, DTYPES[dtype]))
+def test_a_blend_and_a_sample_are_computed_alike(dtype, strict):
+    vae = twinvae.load("flax", dtype=dtype)
+    with dtype_scope(DTYPES[dtype]):
+        tile = jnp.zeros((1, 1, 4, 4, 3), DTYPES[dtype])
+    assert {vae.blend(tile, tile, 2, 2).dtype, vae.concatenate([tile, tile], 2).dtype} == {DTYPES[dtype]}
+    assert vae.checked("encode", jnp.zeros((1, 1, 8, 8, 3))).dtype == DTYPES[dtype]
+    with dtype_scope(DTYPES[dtype]):
+        posterior = twinvae.Posterior(jnp.asarray(MOMENTS, DTYPES[dtype]))
     for found in (posterior.sample(0), posterior.std, posterior.logvar, posterior.kl(), posterior.mode()):
         assert found.dtype == DTYPES[dtype]
 
 
 @pytest.mark.parametrize("backend", ["flax", "torchax"])
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_a_layer_is_computed_alike(backend, dtype, strict):
     init = {"in_channels": 4, "out_channels": 4, "kernel_size": 3}
     tensors = {"conv.weight": np.ones((4, 4, 3, 3, 3), np.float32), "conv.bias": np.ones(4, np.float32)}
