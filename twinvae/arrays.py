@@ -37,12 +37,13 @@ def dtype_scope(dtype: np.dtype) -> Iterator[None]:
     """
     import jax
 
+    asked: Any = jax.config
     with contextlib.ExitStack() as scope:
         if np.dtype(dtype) == np.float64:
             scope.enter_context(jax.enable_x64(True))
-        if jax.config.jax_numpy_dtype_promotion != "standard":
+        if asked.jax_numpy_dtype_promotion != "standard":
             scope.enter_context(jax.numpy_dtype_promotion("standard"))
-        if jax.config.jax_numpy_rank_promotion != "allow":
+        if asked.jax_numpy_rank_promotion != "allow":
             scope.enter_context(jax.numpy_rank_promotion("allow"))
         yield
 

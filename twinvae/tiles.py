@@ -66,21 +66,24 @@ class TileSettings:
         """diffusers' defaults: half the sample size that the config names."""
         return cls(config.sample_height // 2, config.sample_width // 2).in_cells(config.spatial_compression)
 
+    def cells(self, compression: int) -> tuple[int, int]:
+        """Height and width of a tile of latents."""
+        height, width = self.tile_latent_min_height, self.tile_latent_min_width
+        return (
+            self.tile_sample_min_height // compression if height is None else height,
+            self.tile_sample_min_width // compression if width is None else width,
+        )
+
     def in_cells(self, compression: int) -> TileSettings:
         """The same with tiles of latents filled in."""
-        height, width = self.tile_latent_min_height, self.tile_latent_min_width
-        return replace(
-            self,
-            tile_latent_min_height=self.tile_sample_min_height // compression if height is None else height,
-            tile_latent_min_width=self.tile_sample_min_width // compression if width is None else width,
-        )
+        height, width = self.cells(compression)
+        return replace(self, tile_latent_min_height=height, tile_latent_min_width=width)
 
     def needs_tiles(self, operation: Operation, height: int, width: int, compression: int) -> bool:
         """Whether a frame (video pixels to encode, latent cells to decode) is larger than one tile."""
-        if operation == "encode":
-            return width > self.tile_sample_min_width or height > self.tile_sample_min_height
-        own = self.in_cells(compression)
-        return width > own.tile_latent_min_width or height > own.tile_latent_min_height
+        of_video = self.tile_sample_min_height, self.tile_sample_min_width
+        rows, columns = of_video if operation == "encode" else self.cells(compression)
+        return width > columns or height > rows
 
     def grid(self, operation: Operation, height: int, width: int, compression: int) -> TileGrid:
         """The tiles of a frame of `height` x `width` (video pixels to encode, latent cells to decode).
@@ -89,12 +92,12 @@ class TileSettings:
             ValueError: an overlap outside [0, 1), a tile below one latent cell or with no room beside its overlap,
                 or a last tile that the encoder cannot take; the message names a tile size that works.
         """
-        own = self.in_cells(compression)
+        rows, columns = self.cells(compression)
         return TileGrid(
-            _axis("height", operation, height, own.tile_sample_min_height, own.tile_latent_min_height,
-                  own.tile_overlap_factor_height, compression),
-            _axis("width", operation, width, own.tile_sample_min_width, own.tile_latent_min_width,
-                  own.tile_overlap_factor_width, compression),
+            _axis("height", operation, height, self.tile_sample_min_height, rows,
+                  self.tile_overlap_factor_height, compression),
+            _axis("width", operation, width, self.tile_sample_min_width, columns,
+                  self.tile_overlap_factor_width, compression),
         )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +65,13 @@ def read_clip(path: str | Path, frames: int, height: int, width: int) -> Clip:
     return np.stack([_fitted(frame, height, width) for frame in found])[None]
 
 
-def _frames(path: Path, count: int) -> Sequence[np.ndarray]:
+def _frames(path: Path, count: int) -> list[np.ndarray]:
     """The first frames, or as many as there are."""
     if path.is_dir() or not path.exists():
         raise FileNotFoundError(f"clip {path}: {'a folder' if path.is_dir() else 'no such file'}; name a video file")
     with path.open("rb") as file:
         stored = file.read(len(NPY)) == NPY or path.suffix.lower() == ".npy"
-    return _stored_frames(path)[:count] if stored else _video_frames(path, count)
+    return list(_stored_frames(path)[:count]) if stored else _video_frames(path, count)
 
 
 def _stored_frames(path: Path) -> Float32[np.ndarray, "t h w 3"]:

@@ -206,9 +206,10 @@ def _platform(given: Any) -> str:
     try:
         detected = detect_platform()  # whatever is given: something has to run the tests
     except (RuntimeError, AssertionError) as error:
+        asked: Any = jax.config
         said = str(error).strip().splitlines()[-1:] or ["it does not say why"]
         raise pytest.UsageError(
-            f"JAX has no device of the platforms that it was asked for, JAX_PLATFORMS={jax.config.jax_platforms} "
+            f"JAX has no device of the platforms that it was asked for, JAX_PLATFORMS={asked.jax_platforms} "
             f"({said[0]:.200}): unset it, or name one that this machine has and this JAX is installed for, such as cpu"
         ) from None
     if given.aot is None:

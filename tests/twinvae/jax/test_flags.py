@@ -31,8 +31,7 @@ def strict() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("backend", "dtype", "operation", "form"), [
-    ("flax", "float64", "decode", "whole"), ("flax", "bfloat16", "encode", ROW_SLABS),
-    ("torchax", "bfloat16", "decode", ROW_SLABS), ("torchax", "float32", "encode", "whole"),
+    ("flax", "bfloat16", "encode", ROW_SLABS), ("torchax", "bfloat16", "decode", "whole"),
 ])  # fmt: skip
 def test_a_step_is_the_same_program(backend, dtype, operation, form, strict):
     vae, shape = twinvae.load(backend, dtype=dtype), {"encode": (1, 3, 8, 8, 3), "decode": (1, 3, 1, 1, 4)}[operation]

@@ -26,11 +26,11 @@ def test_weights_settings_and_dtype_survive(backend):
     for again in (pickle.loads(pickle.dumps(vae)), copy.deepcopy(vae)):
         assert (again.use_tiling, again.tile_sample_min_width, again.memory_budget) == (True, 24, 2**30)
         assert again.planner is not vae.planner
-        found = again.state_dict()
-        for name, tensor in vae.state_dict().items():
-            assert found[name].dtype == np.float64
-            np.testing.assert_array_equal(found[name], tensor)
-        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(again.params))
+        assert jax.tree.structure(again.params) == jax.tree.structure(vae.params)
+        for found, expected in zip(jax.tree.leaves(again.params), jax.tree.leaves(vae.params), strict=True):
+            assert isinstance(found, jax.Array)
+            assert found.dtype == np.float64
+            np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
 
 
 def running_sum(vae, operation, frames, cache, form, spent=False):
