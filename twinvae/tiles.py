@@ -132,8 +132,8 @@ def _axis(name: str, operation: Operation, size: int, tile: int, cells: int, ove
     extent = int(out_of * overlap)
     if stride < 1 or extent >= out_of:
         raise ValueError(
-            f"tile_sample_min_{name} {tile} and tile_latent_min_{name} {cells} with tile_overlap_factor_{name} "
-            f"{overlap} leaves no room between tiles: use larger tiles or a smaller overlap"
+            f"tile_sample_min_{name} {tile} with tile_overlap_factor_{name} {overlap} leaves no room between tiles, of "
+            f"latents {cells} cells: use larger tiles or a smaller overlap"
         )
     starts = range(0, size, stride)
     slices = tuple(slice(start, min(start + into, size)) for start in starts)
