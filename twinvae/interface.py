@@ -262,7 +262,7 @@ class VideoVAE(ABC):
         given = {name: checked_setting(name, value) for name, value in wanted.items() if value is not None}
         tiles = replace(self.tile_settings, **given, tile_latent_min_height=None, tile_latent_min_width=None)
         tiles.grid("decode", 1, 1, self.config.spatial_compression)
-        self.tile_settings = tiles.in_cells(self.config.spatial_compression)
+        self.tile_settings = tiles
         self.use_tiling = True
 
     def disable_tiling(self) -> None:

@@ -64,7 +64,7 @@ class TileSettings:
     @classmethod
     def of(cls, config: VAEConfig) -> TileSettings:
         """diffusers' defaults: half the sample size that the config names."""
-        return cls(config.sample_height // 2, config.sample_width // 2).in_cells(config.spatial_compression)
+        return cls(config.sample_height // 2, config.sample_width // 2)
 
     def cells(self, compression: int) -> tuple[int, int]:
         """Height and width of a tile of latents."""

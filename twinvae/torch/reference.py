@@ -21,7 +21,7 @@ from twinvae.frames import frame_batches
 from twinvae.interface import Cache, Latents, Operation, Video, VideoVAE
 from twinvae.registry import Layer, layer_class
 from twinvae.tensors import check_tensors
-from twinvae.tiles import HEIGHT, TILE_SETTINGS
+from twinvae.tiles import HEIGHT
 from twinvae.torch.layers import LAYERS
 
 CAPABILITIES = EAGER
@@ -141,8 +141,14 @@ class TorchVideoVAE(VideoVAE):
         model.use_tiling, model.use_slicing = tiled, False
         model.num_sample_frames_batch_size = self.num_sample_frames_batch_size
         model.num_latent_frames_batch_size = self.num_latent_frames_batch_size
-        for name in TILE_SETTINGS:  # not by its enable_tiling, which cannot be told an overlap of 0
-            setattr(model, name, getattr(self, name))
+        # Not by its enable_tiling, which cannot be told an overlap of 0; what that derives is derived here anew.
+        tiles, compression = self.tile_settings, self.config.spatial_compression
+        derived = {
+            "tile_latent_min_height": int(tiles.tile_sample_min_height / compression),
+            "tile_latent_min_width": int(tiles.tile_sample_min_width / compression),
+        }
+        for name, setting in vars(tiles).items():
+            setattr(model, name, derived[name] if setting is None else setting)
 
     def _through_model(self, operation: Operation, clip: TorchClip) -> TorchClip:
         if operation == "encode":
