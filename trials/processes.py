@@ -17,7 +17,7 @@ import psutil
 
 # None of these is the project's own, and none starts a thread when it is imported.
 IMPORTED = (
-    "chex", "diffusers.models.autoencoders.autoencoder_kl_cogvideox", "flax.nnx", "imageio", "jax.experimental",
+    "chex", "diffusers.models.autoencoders.autoencoder_kl_cogvideox", "flax.nnx", "imageio_ffmpeg", "jax.experimental",
     "jinja2", "matplotlib.figure", "pandas", "psutil", "pydantic", "pytest", "rich.console", "safetensors", "torch",
     "torchax",
 )  # fmt: skip

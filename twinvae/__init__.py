@@ -49,8 +49,8 @@ def load(
         memory_budget: "16GiB", or bytes: calls take the fastest form whose peak is under it (see `VideoVAE.plan`).
             None: what the device has.
     Raises:
-        ValueError: unknown backend, preset or dtype, a checkpoint that does not fit its config, or a budget that is
-            no size.
+        ValueError: unknown backend, preset or dtype, a seed that is no whole number, a checkpoint that does not fit its
+            config, or a budget that is no size.
         FileNotFoundError, OSError: files that are missing or cannot be read.
     """
     from twinvae.arrays import checked_dtype

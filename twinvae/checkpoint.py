@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -20,6 +20,7 @@ from twinvae.tensors import FLOATS, KINDS, Tensors, check_tensors, some, tensor_
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+VARIANTS = (f"{WEIGHTS_FILE}.index*.json", "diffusion_pytorch_model*.safetensors")
 COMPILED_PREFIX = "_orig_mod."  # put before every name by torch.compile
 
 
@@ -41,14 +42,8 @@ def read_checkpoint(source: str | Path, subfolder: str | None = None) -> tuple[V
     """
     folder = _local_folder(source, subfolder)
     config = VAEConfig.from_file(folder / CONFIG_FILE)
-    index = _only(folder, f"{WEIGHTS_FILE}.index*.json", INDEX_FILE)
-    single = _only(folder, "diffusion_pytorch_model*.safetensors", WEIGHTS_FILE) if index is None else None
-    if index is not None:
-        stored, source_file = _read_shards(index), index
-    elif single is not None:
-        stored, source_file = _read_file(single), single
-    else:
-        raise FileNotFoundError(_no_weights(folder))
+    source_file = _weights_file(folder)
+    stored = _read_file(source_file) if source_file.suffix == ".safetensors" else _read_shards(source_file)
     tensors = _without_prefix(stored, source_file)
     _check(config, tensors)
     return config, {name: tensors[name] for name in tensor_shapes(config)}
@@ -98,17 +93,21 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
-def _only(folder: Path, pattern: str, preferred: str) -> Path | None:
-    """The preferred file of a folder, or the only one that matches; shards do not count."""
-    if (folder / preferred).is_file():
-        return folder / preferred
-    found = sorted(path for path in folder.glob(pattern) if path.is_file() and "-of-" not in path.name)
+def _weights_file(folder: Path) -> Path:
+    """What diffusers reads: the index of shards, else the file; where neither is there, the only variant of either."""
+    for name in (INDEX_FILE, WEIGHTS_FILE):
+        if (folder / name).is_file():
+            return folder / name
+    candidates = (path for pattern in VARIANTS for path in folder.glob(pattern))
+    found = sorted(path for path in candidates if path.is_file() and "-of-" not in path.name)  # shards do not count
+    if not found:
+        raise FileNotFoundError(_no_weights(folder))
     if len(found) > 1:
         raise ValueError(
-            f"{folder} holds several variants and no {preferred}: {some([path.name for path in found])}. "
-            "Keep the wanted one alone in a folder"
+            f"{folder} holds several variants and neither {INDEX_FILE} nor {WEIGHTS_FILE}: "
+            f"{some([path.name for path in found])}. Keep the wanted one alone in a folder"
         )
-    return found[0] if found else None
+    return found[0]
 
 
 def _no_weights(folder: Path) -> str:
@@ -195,10 +194,9 @@ def write_checkpoint(folder: str | Path, config: VAEConfig, tensors: Mapping[str
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise FileExistsError(f"{folder} is a file: name a folder to write the checkpoint to") from None
-    sharded = sorted(path.name for path in folder.glob(f"{WEIGHTS_FILE}.index*.json"))
-    if sharded:
+    if (folder / INDEX_FILE).exists():
         raise FileExistsError(
-            f"{folder} holds a sharded checkpoint ({sharded[0]}), which diffusers would read instead of "
+            f"{folder} holds a sharded checkpoint ({INDEX_FILE}), which diffusers would read instead of "
             f"{WEIGHTS_FILE}: name an empty folder"
         )
     # safetensors writes the memory behind an array: it has to lie in the order of the shape.
@@ -209,17 +207,17 @@ def write_checkpoint(folder: str | Path, config: VAEConfig, tensors: Mapping[str
         save_file(dense, weights, metadata={"format": "pt"})
         described = _temporary(folder, cleanup)
         described.write_text(content)
+        weights.chmod(described.stat().st_mode)  # safetensors makes files that nobody else may read
         os.replace(weights, folder / WEIGHTS_FILE)
         os.replace(described, folder / CONFIG_FILE)
 
 
 def _temporary(folder: Path, cleanup: contextlib.ExitStack) -> Path:
     """A new file in `folder`, gone at the end unless it has been renamed."""
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".partial-")
-    os.close(handle)
-    cleanup.callback(Path(name).unlink, missing_ok=True)
-    os.chmod(name, 0o644)
-    return Path(name)
+    path = folder / f".partial-{uuid4().hex}"
+    path.touch(exist_ok=False)
+    cleanup.callback(path.unlink, missing_ok=True)
+    return path
 
 
 # Identity

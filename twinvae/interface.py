@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from twinvae.config import VAEConfig
 from twinvae.forms import WHOLE, Form
 from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER, continued_batches, frame_batches
 from twinvae.posterior import Posterior
-from twinvae.tiles import Operation, TileGrid, TileSettings, run_tiles
+from twinvae.tiles import TILE_SETTINGS, Operation, TileGrid, TileSettings, checked_setting, run_tiles
 
 Cache = Any  # a backend's own tree of arrays: for every causal convolution, the last frames that it has seen
 Array = Any  # NumPy's or JAX's; torch's are accepted
@@ -27,7 +27,7 @@ Latents = Float[Any, "b t h w c"]
 
 
 @dataclass(frozen=True)
-class ConvCache:
+class ConvCache(arrays.Pickled):
     """What a stream needs to go on: the conv cache after its last frame batch, and what it belongs to.
 
     Args:
@@ -47,7 +47,7 @@ class ConvCache:
     tiles: tuple[Cache, ...]
 
 
-class FrameStream(Iterator):
+class FrameStream(arrays.Pickled, Iterator):
     """Chunks of a clip, one frame batch at a time; `cache` continues after the last chunk that was given out.
 
     Iterating to the end gives the frames of `encode(...)` (as moments) or `decode(...)`, in order.
@@ -62,11 +62,11 @@ class FrameStream(Iterator):
         self._form, self._grid = vae.layout(operation, clip)
         batch_size = vae.frame_batch_size(operation)
         if cache is None:
-            self._batches = iter(frame_batches(clip.shape[1], batch_size))
+            self._batches = list(frame_batches(clip.shape[1], batch_size))
             self._tiles: list[Cache] = []
         else:
             self._check(cache)
-            self._batches = iter(continued_batches(clip.shape[1], batch_size))
+            self._batches = list(continued_batches(clip.shape[1], batch_size))
             self._tiles = list(cache.tiles)
 
     def _check(self, cache: ConvCache) -> None:
@@ -100,7 +100,9 @@ class FrameStream(Iterator):
         return ConvCache(*made_by, self._frame, self._grid, tuple(self._tiles))
 
     def __next__(self) -> Video:
-        frames = self._clip[:, next(self._batches)]
+        if not self._batches:
+            raise StopIteration
+        frames = self._clip[:, self._batches.pop(0)]
         done: list[Cache] = []
 
         def run_tile(tile: Video) -> Video:
@@ -257,7 +259,8 @@ class VideoVAE(ABC):
             "tile_overlap_factor_height": tile_overlap_factor_height,
             "tile_overlap_factor_width": tile_overlap_factor_width,
         }
-        tiles = TileSettings(**(vars(self.tile_settings) | {k: v for k, v in wanted.items() if v is not None}))
+        given = {name: checked_setting(name, value) for name, value in wanted.items() if value is not None}
+        tiles = replace(self.tile_settings, **given, tile_latent_min_height=None, tile_latent_min_width=None)
         tiles.grid("decode", 1, 1, self.config.spatial_compression)
         self.tile_settings = tiles
         self.use_tiling = True
@@ -335,6 +338,23 @@ class VideoVAE(ABC):
         if grid is None:
             return run_tile(clip)
         return run_tiles(clip, grid, run_tile, self.blend, self.concatenate)
+
+
+def _tile_setting(name: str) -> property:
+    """One of the tile settings as an attribute, which is how diffusers has it."""
+
+    def read(vae: VideoVAE) -> float:
+        return getattr(vae.tile_settings.in_cells(vae.config.spatial_compression), name)
+
+    def write(vae: VideoVAE, value: float) -> None:
+        own = vae.tile_settings.in_cells(vae.config.spatial_compression)
+        vae.tile_settings = replace(own, **{name: checked_setting(name, value)})
+
+    return property(read, write, doc=f"`{name}` of the tile settings; nothing else changes with it.")
+
+
+for _name in TILE_SETTINGS:
+    setattr(VideoVAE, _name, _tile_setting(_name))
 
 
 def _tiling(grid: TileGrid | None) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from twinvae.arrays import dtype_scope
+from twinvae.arrays import Pickled, dtype_scope
 
 # diffusers' DiagonalGaussianDistribution clamps to the same range.
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -16,7 +18,7 @@ Array = Any  # NumPy's or JAX's; inside, where JAX computes, JAX's
 
 
 @dataclass(frozen=True)
-class Posterior:
+class Posterior(Pickled):
     """Mean and log-variance per latent value, from the encoder's moments.
 
     The same key gives the same sample from every backend, the reference included.
@@ -55,11 +57,13 @@ class Posterior:
         """Mean plus standard deviation times normal noise.
 
         Args:
-            key: a JAX random key, or a seed.
+            key: a JAX random key, or a seed: an integer of Python, NumPy, JAX or torch.
+        Raises:
+            ValueError: anything else.
         """
         import jax
 
-        key = jax.random.key(key) if isinstance(key, int) else key
+        key = _random_key(key)
 
         def draw(moments: Array) -> Array:
             mean = _mean(moments)
@@ -79,6 +83,32 @@ class Posterior:
             return 0.5 * jnp.sum(mean**2 + jnp.exp(logvar) - 1 - logvar, axis=(1, 2, 3, 4))
 
         return self._in_scope(divergence)
+
+
+def _random_key(given: Any) -> Array:
+    """A JAX random key from a seed or a key."""
+    import jax
+
+    with contextlib.suppress(TypeError):  # what is no integer, or one that JAX traces
+        given = operator.index(given)
+    try:
+        if isinstance(given, int):
+            fits = -(2**31) <= given < 2**32  # else JAX would take the lower half alone
+            with contextlib.nullcontext() if fits else jax.enable_x64(True):
+                return jax.random.key(given)
+        if jax.dtypes.issubdtype(given.dtype, jax.dtypes.prng_key):
+            key = given
+        else:
+            key = jax.random.key(given) if given.ndim == 0 else jax.random.wrap_key_data(given)
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        key = None
+    if key is None or key.ndim:
+        found = f"{repr(given).splitlines()[0]:.80} ({type(given).__name__})"
+        raise ValueError(
+            f"key is {found}: expected an integer below 2**63, such as key=0, or one JAX random key, such as "
+            "jax.random.key(0)"
+        )
+    return key
 
 
 def _mean(moments: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from math import prod, sqrt
@@ -19,11 +20,25 @@ def seeded_tensors(config: VAEConfig, seed: int) -> Tensors:
 
     Every affine is random, none 1 or 0, so that a forgotten or swapped parameter shows. Weights keep the variance
     of their input, so activations stay near unit scale through the depth.
+
+    Raises:
+        ValueError: a seed that is no whole number from 0 up.
     """
+    seed = _checked_seed(seed)
     shapes = tensor_shapes(config)
     with ThreadPoolExecutor() as pool:  # the filling runs outside Python's lock
         drawn = pool.map(lambda name: _drawn(name, shapes[name], seed), shapes)
         return dict(zip(shapes, drawn, strict=True))
+
+
+def _checked_seed(seed: int) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"seed is {seed!r}: expected a whole number from 0 up, such as seed=0")
+    return number
 
 
 def _drawn(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from numbers import Integral
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
@@ -49,22 +49,41 @@ class TileSettings:
     Where the two disagree, tiles are joined at other places than they were taken from, and the frame comes out larger
     or smaller. They agree when tiles are whole latent cells and overlaps whole cells of them: 240 pixels (30 cells)
     with 1/6 (5 cells), but not 32 pixels (4 cells) with 1/6.
+
+    Args:
+        tile_latent_min_height, tile_latent_min_width: cells of a tile of latents; None for what the sample's come to.
     """
 
     tile_sample_min_height: int
     tile_sample_min_width: int
     tile_overlap_factor_height: float = 1 / 6
     tile_overlap_factor_width: float = 1 / 5
+    tile_latent_min_height: int | None = None
+    tile_latent_min_width: int | None = None
 
     @classmethod
     def of(cls, config: VAEConfig) -> TileSettings:
         """diffusers' defaults: half the sample size that the config names."""
         return cls(config.sample_height // 2, config.sample_width // 2)
 
+    def cells(self, compression: int) -> tuple[int, int]:
+        """Height and width of a tile of latents."""
+        height, width = self.tile_latent_min_height, self.tile_latent_min_width
+        return (
+            self.tile_sample_min_height // compression if height is None else height,
+            self.tile_sample_min_width // compression if width is None else width,
+        )
+
+    def in_cells(self, compression: int) -> TileSettings:
+        """The same with tiles of latents filled in."""
+        height, width = self.cells(compression)
+        return replace(self, tile_latent_min_height=height, tile_latent_min_width=width)
+
     def needs_tiles(self, operation: Operation, height: int, width: int, compression: int) -> bool:
         """Whether a frame (video pixels to encode, latent cells to decode) is larger than one tile."""
-        scale = compression if operation == "decode" else 1
-        return width > self.tile_sample_min_width // scale or height > self.tile_sample_min_height // scale
+        of_video = self.tile_sample_min_height, self.tile_sample_min_width
+        rows, columns = of_video if operation == "encode" else self.cells(compression)
+        return width > columns or height > rows
 
     def grid(self, operation: Operation, height: int, width: int, compression: int) -> TileGrid:
         """The tiles of a frame of `height` x `width` (video pixels to encode, latent cells to decode).
@@ -73,32 +92,48 @@ class TileSettings:
             ValueError: an overlap outside [0, 1), a tile below one latent cell or with no room beside its overlap,
                 or a last tile that the encoder cannot take; the message names a tile size that works.
         """
+        rows, columns = self.cells(compression)
         return TileGrid(
-            _axis("height", operation, height, self.tile_sample_min_height,
+            _axis("height", operation, height, self.tile_sample_min_height, rows,
                   self.tile_overlap_factor_height, compression),
-            _axis("width", operation, width, self.tile_sample_min_width,
+            _axis("width", operation, width, self.tile_sample_min_width, columns,
                   self.tile_overlap_factor_width, compression),
         )  # fmt: skip
 
 
-def _axis(name: str, operation: Operation, size: int, tile: int, overlap: float, compression: int) -> Axis:
+TILE_SETTINGS = tuple(field.name for field in fields(TileSettings))
+
+
+def checked_setting(name: str, value: Any) -> Any:
+    """A value for one of `TILE_SETTINGS`; whether tiles can be made of it shows when a grid is.
+
+    Raises:
+        ValueError: no number, or a size that is not whole.
+    """
+    if name.startswith("tile_overlap"):
+        if not isinstance(value, Real):
+            raise ValueError(f"{name} is {value!r}: it must be a number, at least 0 and below 1")
+    elif not isinstance(value, Integral):
+        unit = "latent cells" if name.startswith("tile_latent") else "pixels"
+        raise ValueError(f"{name} is {value!r}: it must be a whole number of {unit}")
+    return value
+
+
+def _axis(name: str, operation: Operation, size: int, tile: int, cells: int, overlap: float, compression: int) -> Axis:
     """diffusers' `tiled_encode` and `tiled_decode`: strides from the input side, extents from the output side."""
     if not 0 <= overlap < 1:
         raise ValueError(f"tile_overlap_factor_{name} is {overlap}: it must be at least 0 and below 1")
-    if not isinstance(tile, Integral):
-        raise ValueError(f"tile_sample_min_{name} is {tile!r}: it must be a whole number of pixels")
     if tile < compression:
         raise ValueError(
             f"tile_sample_min_{name} is {tile}: a tile must hold at least one latent cell, {compression} pixels"
         )
-    cells = tile // compression
     into, out_of = (tile, cells) if operation == "encode" else (cells, tile)
     stride = int(into * (1 - overlap))
     extent = int(out_of * overlap)
     if stride < 1 or extent >= out_of:
         raise ValueError(
-            f"tile_sample_min_{name} {tile} with tile_overlap_factor_{name} {overlap} leaves no room between tiles: "
-            "use larger tiles or a smaller overlap"
+            f"tile_sample_min_{name} {tile} with tile_overlap_factor_{name} {overlap} leaves no room between tiles, of "
+            f"latents {cells} cells: use larger tiles or a smaller overlap"
         )
     starts = range(0, size, stride)
     slices = tuple(slice(start, min(start + into, size)) for start in starts)

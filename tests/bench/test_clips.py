@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import imageio.v3 as iio
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
+from imageio_ffmpeg import get_ffmpeg_exe
 
 from twinvae.bench.clips import read_clip, synthetic_clip
 
@@ -17,7 +20,15 @@ def film(tmp_path):
     frames = np.zeros((12, 48, 80, 3), np.uint8)
     frames[:, :, :40, 0] = frames[:, :, 40:, 1] = 20 * np.arange(12)[:, None, None]
     path = tmp_path / "film.mp4"
-    iio.imwrite(path, frames, plugin="FFMPEG", fps=8, macro_block_size=16, output_params=["-crf", "1"])
+    command = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "80x48", "-r", "8", "-i", "-", "-crf", "1", str(path)]
+    subprocess.run([get_ffmpeg_exe(), "-v", "error", *command], input=frames.tobytes(), check=True)
+    return path
+
+
+def filmed(path: Path, *how: str, seconds: int = 1) -> Path:
+    """A test picture that moves, 10 frames a second."""
+    source = ["-f", "lavfi", "-i", f"testsrc=size=176x144:rate=10:duration={seconds}"]
+    subprocess.run([get_ffmpeg_exe(), "-v", "error", *source, *how, str(path)], check=True)
     return path
 
 
@@ -71,9 +82,76 @@ def test_stored_floats_are_read_as_they_are_with_nan(tmp_path):
     assert np.array_equal(read_clip(tmp_path / "clip.npy", 3, 8, 10)[0], stored, equal_nan=True)
 
 
+def test_a_stored_array_is_read_whatever_its_name(tmp_path):
+    stored = synthetic_clip(3, 8, 10)[0]
+    np.save(tmp_path / "clip.npy", stored)
+    for name in ("clip.NPY", "clip"):
+        (tmp_path / name).write_bytes((tmp_path / "clip.npy").read_bytes())
+        assert np.array_equal(read_clip(tmp_path / name, 2, 8, 10)[0], stored[:2])
+
+
 def test_a_video_that_is_too_short_says_how_many_frames_it_has(film):
     with pytest.raises(ValueError, match="found 12 frames, asked for 13: use a longer clip"):
         read_clip(film, 13, 8, 8)
+
+
+CONTAINERS: dict[str, tuple[str, ...]] = {
+    "ts": (), "mts": ("-f", "mpegts"), "m2ts": ("-f", "mpegts"), "m4v": ("-c:v", "mpeg4"), "3gp": ("-c:v", "mpeg4"),
+    "flv": ("-c:v", "flv"), "ogv": ("-c:v", "libtheora"), "mxf": ("-c:v", "mpeg2video", "-r", "25"), "gif": (),
+    "avi": (), "mkv": (), "mov": (), "webm": (), "MP4": (), "wmv": (), "y4m": ("-pix_fmt", "yuv420p"),
+    "vob": ("-r", "25"), "nut": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_container_that_ffmpeg_reads_is_read_with_or_without_its_extension(container, tmp_path):
+    path = filmed(tmp_path / f"clip.{container}", *CONTAINERS[container])
+    count = 25 if "-r" in CONTAINERS[container] else 10
+    clip = read_clip(path, 9, 144, 176)
+    with pytest.raises(ValueError, match=f"found {count} frames, asked for 99"):
+        read_clip(path, 99, 8, 8)
+    assert np.array_equal(read_clip(path.rename(tmp_path / "clip"), 9, 144, 176), clip)
+
+
+@pytest.mark.parametrize("name", ["-i.mp4", "a:b.mp4", "a b%03d.mp4", "a'b.mp4", "\u00fc.mp4"])
+def test_a_file_may_have_any_name(film, name, monkeypatch):
+    monkeypatch.chdir(film.parent)
+    film.rename(name)
+    assert read_clip(name, 12, 8, 8).shape == (1, 12, 8, 8, 3)
+
+
+def test_a_variable_rate_gives_the_frames_of_the_file(tmp_path):
+    every = read_clip(filmed(tmp_path / "all.mkv", "-c:v", "ffv1", seconds=3), 30, 16, 16)[0]
+    select = ("-vf", "select='not(mod(n,3))+lt(n,10)'", "-fps_mode", "vfr", "-c:v", "ffv1")
+    path = filmed(tmp_path / "some.mkv", *select, seconds=3)
+    kept = [n for n in range(30) if n % 3 == 0 or n < 10]
+    assert np.array_equal(read_clip(path, len(kept), 16, 16)[0], every[kept])
+    with pytest.raises(ValueError, match=f"found {len(kept)} frames, asked for 20"):
+        read_clip(path, 20, 16, 16)
+
+
+@pytest.mark.filterwarnings("ignore:.*ffmpeg finds damage")
+@pytest.mark.parametrize("codec", ["ffv1", "libx264", "mpeg4"])
+def test_a_damaged_file_is_refused_with_the_frame_and_read_before_it(codec, tmp_path):
+    path = filmed(tmp_path / "clip.mkv", "-c:v", codec, "-g", "1", seconds=3)
+    whole = read_clip(path, 30, 16, 16)
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 2, len(content) // 2 + 3000):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"clip.mkv: damaged from about frame (8|9|1\d|2\d) on .* for 30 frames"):
+        read_clip(path, 30, 16, 16)
+    assert np.array_equal(read_clip(path, 8, 16, 16), whole[:, :8])
+
+
+def test_damage_that_costs_no_frame_that_is_wanted_is_a_warning(tmp_path):
+    path = filmed(tmp_path / "clip.mkv", "-c:v", "ffv1", "-level", "3", "-slicecrc", "0", seconds=3)
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 2, len(content) // 2 + 3000):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"clip.mkv: ffmpeg finds damage in or after frames 0 to 13"):
+        read_clip(path, 14, 8, 8)
 
 
 BAD_FILES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _pytest.runner import runtestprotocol
+from rich.table import Table
 
 import suites.conftest  # noqa: F401, whose fixtures the suite that is made up below takes
 from twinvae.bench import PLUGINS, metrics, options, places, plugin, report
@@ -184,6 +187,12 @@ CUT: dict[str, tuple[str, ...]] = {
     "--maxfail": ("--maxfail=2",),
     "--stepwise": ("--stepwise",),
     "--lf": ("--lf",),
+    "--lf, none known": ("--lf", "--last-failed-no-failures=none"),
+    "--nf, --sw": ("--nf", "--sw"),
+    "--stepwise-skip": ("--stepwise-skip",),
+    "several node ids": ("suites/tiny/test_one.py::test_measures", "suites/tiny/test_two.py"),
+    "-k of a file": ("-k", "test_one"),
+    "--deselect of a file": ("--deselect", "suites/tiny/test_two.py"),
 }
 
 
@@ -201,10 +210,12 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plugins = (*(part for name in PLUGINS for part in ("-p", name)), "-p", "no:randomly", "--import-mode=importlib")
 
-    def run(*arguments: str) -> Any:
+    def run(*given: Any) -> Any:
+        arguments = [argument for argument in given if isinstance(argument, str)]
         cut = any("suites/" in argument and not argument.startswith("-") for argument in arguments)
         where = () if cut and "--deselect" not in arguments else ("suites/tiny",)
-        pytest.main([*plugins, *where, *arguments, *OPTIONS, "--report-dir", "out", "-q"])
+        others = [plugin for plugin in given if not isinstance(plugin, str)]
+        pytest.main([*plugins, *where, *arguments, *OPTIONS, "--report-dir", "out", "-q"], plugins=others)
         return read_run(tmp_path / "out" / "cpu" / "records" / "tiny.jsonl")
 
     return run
@@ -221,6 +232,147 @@ def test_a_run_that_was_cut_down_is_not_complete(tiny, way):
     if way == "--lf":
         tiny()  # fails in both files, of which only the failures run again
     assert tiny(*CUT[way]).complete is False
+
+
+AGAIN = """
+    import pytest
+    times = []
+    def test_measures(record):
+        times.append(1)
+        record(case="one", metric="x", value=float(len(times)), limit=0.5 if len(times) == FAILING else 9.0)
+    def test_raises():
+        assert len(times) != FAILING
+"""
+
+
+def alone_in(tmp_path: Path, name: str, text: str) -> None:
+    """Make a file of that name, which Python has not imported yet, the only one of the suite."""
+    for file in (tmp_path / "suites" / "tiny").glob("test_*.py"):
+        file.unlink()
+    (tmp_path / "suites" / "tiny" / f"test_{name}.py").write_text(textwrap.dedent(text))
+
+
+class Repeat:
+    """What pytest-repeat does."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        metafunc.fixturenames.append("__pytest_repeat_step_number")
+        metafunc.parametrize("__pytest_repeat_step_number", range(2), indirect=True)
+
+    @pytest.fixture
+    def __pytest_repeat_step_number(self, request: pytest.FixtureRequest) -> int:
+        return request.param
+
+
+class Rerun:
+    """What pytest-rerunfailures does: a test that failed is run once more."""
+
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+        for attempt in range(2):
+            reports = runtestprotocol(item, nextitem=nextitem, log=False)
+            failed = any(phase.failed for phase in reports)
+            for phase in reports:
+                if attempt == 0 and phase.failed:
+                    phase.outcome = "rerun"
+                item.ihook.pytest_runtest_logreport(report=phase)
+            if not failed:
+                break
+        return True
+
+
+def test_of_a_test_that_is_repeated_the_last_value_counts_and_the_page_says_so(tiny, tmp_path):
+    alone_in(tmp_path, "repeated", AGAIN.replace("FAILING", "0"))
+    data = tiny(Repeat())
+    assert [record.value for record in data.records] == [2.0]
+    assert data.complete
+    assert "1 of the values were measured up to 2 times: the last time counts" in page(tmp_path)
+
+
+def test_a_test_that_passes_when_it_is_run_again_has_not_failed(tiny, tmp_path):
+    alone_in(tmp_path, "mended", AGAIN.replace("FAILING", "1"))
+    data = tiny(Rerun())
+    assert ([record.value for record in data.records], data.failures) == ([2.0], ())
+    assert data.complete
+    assert data.end.exit_status == 0
+    assert "passed when they were run again: suites/tiny/test_mended.py::test_measures" in page(tmp_path)
+
+
+def test_a_test_that_fails_again_has_failed(tiny, tmp_path):
+    alone_in(tmp_path, "broken", AGAIN.replace("FAILING", "2"))
+    assert [failure.message for failure in tiny(Repeat()).failures][:1] == ["one x: 2, past its limit"]
+
+
+def page(tmp_path: Path) -> str:
+    return (tmp_path / "out" / "cpu" / "tiny.md").read_text()
+
+
+def test_one_test_that_measures_a_thing_twice_or_two_that_do_fail_as_before(tiny, tmp_path):
+    text = """
+        import pytest
+        def test_twice(record):
+            for value in (1.0, 2.0):
+                record(case="twice", metric="x", value=value)
+        @pytest.mark.parametrize("n", [1, 2])
+        def test_each(n, record):
+            record(case="each", metric="x", value=float(n))
+    """
+    alone_in(tmp_path, "double", text)
+    messages = [failure.message for failure in tiny().failures]
+    assert [message.startswith("ValueError: two records of one thing") for message in messages] == [True, True]
+
+
+def test_a_run_without_pytest_benchmark_has_no_storage_and_a_benchmark_that_is_none(tiny, tmp_path):
+    alone_in(tmp_path, "stored_nowhere", "def test_none(benchmark):\n    assert benchmark is None\n")
+    data = tiny("-p", "no:benchmark")
+    assert (data.run.storage, data.failures, data.complete) == ("", (), True)
+
+
+def test_another_process_writes_no_records(tiny, monkeypatch):
+    before = tiny()
+    monkeypatch.setattr(plugin.os, "getpid", iter(range(10**6)).__next__)
+    assert tiny("--maxfail=1") == before
+
+
+SEVERAL = {  # what is run, and whether it is refused in several processes
+    "all": ((), True), "a suite": (("suites/parity",), True), "a test": ((f"{SUITE}/test_vae.py::test_x[a::b]",), True),
+    "unit tests": (("tests",), False), "a file of them": (("tests/bench/test_plugin.py",), False),
+    "both": (("tests", "suites"), True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+def test_suites_are_not_run_in_several_processes(case):
+    given, refused = SEVERAL[case]
+    config = SimpleNamespace(
+        option=SimpleNamespace(dist="load", pyargs=False),
+        args=given or ["."],
+        invocation_params=SimpleNamespace(dir=ROOT),
+    )
+    with pytest.raises(pytest.UsageError, match="leave -n out") if refused else contextlib.nullcontext():
+        plugin.refuse_several_processes(config)
+    config.option.dist = "no"
+    plugin.refuse_several_processes(config)
+
+
+def test_platforms_that_jax_has_no_device_of_are_a_usage_error(run, capsys, monkeypatch):
+    def none() -> str:
+        raise AssertionError
+
+    monkeypatch.setattr(options, "detect_platform", none)
+    assert run(QUICK) == pytest.ExitCode.USAGE_ERROR
+    assert "JAX has no device of the platforms that it was asked for, JAX_PLATFORMS=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("encoding", "line"), [("utf-8", "\u2503"), ("cp1252", "|"), ("ascii", "|"), ("cp437", "|")])
+def test_a_table_is_drawn_in_characters_that_the_terminal_has(encoding, line):
+    table = Table("case")
+    table.add_row("8 \u2192 9 \u2265 7")
+    text = plugin.drawn(table, encoding, markup=False)
+    assert line in text
+    assert text.encode(encoding).decode(encoding) == text
+    assert ("\u2192" in text) is (encoding == "utf-8")
+    assert plugin.within("a \u2192 b \u00d7", encoding).encode(encoding)
 
 
 @pytest.mark.parametrize("argument", ["suites/tiny/test_one.py", "suites/tiny/test_one.py::test_measures"])

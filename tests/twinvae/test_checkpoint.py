@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from twinvae import PRESETS, VAEConfig, checkpoint
+from twinvae import PRESETS, VAEConfig, checkpoint, load
 from twinvae.arrays import to_numpy, to_torch
 from twinvae.checkpoint import WEIGHTS_FILE, fingerprint, read_checkpoint, write_checkpoint
 from twinvae.seeded import seeded_tensors
@@ -107,6 +108,18 @@ def test_a_seeded_tensor_depends_on_its_name_and_the_seed_alone(tensors):
     assert all(bits(tensors[name]) != bits(other[name]) for name in tensors)
 
 
+@pytest.mark.parametrize("seed", [np.int64(7), np.uint8(7), np.array(7)])
+def test_an_integer_of_any_kind_is_a_seed(seed):
+    name, expected = next(iter(seeded_tensors(TINY, 7).items()))
+    assert bits(seeded_tensors(TINY, seed)[name]) == bits(expected)
+
+
+@pytest.mark.parametrize("seed", [-1, None, 1.0, "1", np.float32(1), np.arange(2)])
+def test_what_is_no_seed_is_named(seed):
+    with pytest.raises(ValueError, match=r"seed is .*: expected a whole number from 0 up, such as seed=0"):
+        load("torch", seed=seed)
+
+
 def test_no_two_seeded_tensors_are_alike_and_none_is_constant(tensors):
     assert len({bits(tensor) for tensor in tensors.values()}) == len(tensors)
     assert all(tensor.dtype == np.float32 and np.ptp(tensor) > 0.05 for tensor in tensors.values())
@@ -184,9 +197,29 @@ def test_prefixes_of_a_compiled_model_are_stripped(place, folder, tensors):
     assert same_bits(read_checkpoint(folder)[1], tensors)
 
 
-def test_the_unmarked_file_is_read_beside_a_variant(folder, tensors):
-    save_file({"other": np.zeros(1, np.float32)}, folder / "diffusion_pytorch_model.fp16.safetensors")
-    assert same_bits(read_checkpoint(folder)[1], tensors)
+SHARDS = {"max_shard_size": "60KB"}
+SHARDS_A, SHARDS_B = ({"variant": name} | SHARDS for name in "ab")
+BESIDE: dict[str, list[tuple[str, dict[str, str]]]] = {  # which model is saved, and how, one after the other
+    "a variant's file": [("ours", {}), ("other", {"variant": "fp16"})],
+    "a variant's shards": [("ours", {}), ("other", SHARDS | {"variant": "non_ema"})],
+    "shards of two variants": [("ours", {}), ("other", SHARDS_A), ("other", SHARDS_B)],
+    "shards, beside a variant's file": [("ours", SHARDS), ("other", {"variant": "fp16"})],
+    "shards, beside a variant's": [("ours", SHARDS), ("other", SHARDS | {"variant": "fp16"})],
+    "shards, beside a plain file": [("ours", SHARDS), ("plain", {})],
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_of_several_files_that_one_is_read_which_diffusers_reads(case, tmp_path, tensors):
+    models = {"ours": tensors, "other": {name: tensor + 1 for name, tensor in tensors.items()}}
+    for which, how in BESIDE[case]:
+        if which == "plain":  # diffusers clears the shards away when it saves
+            save_file(models["other"], tmp_path / WEIGHTS_FILE)
+        else:
+            diffusers_model(TINY, models[which]).save_pretrained(tmp_path, **how)
+    read = AutoencoderKLCogVideoX.from_pretrained(tmp_path, low_cpu_mem_usage=False).state_dict()
+    assert same_bits({name: to_numpy(tensor) for name, tensor in read.items()}, tensors)
+    assert same_bits(read_checkpoint(tmp_path)[1], tensors)
 
 
 # The hub
@@ -267,6 +300,11 @@ def two_variants(folder: Path) -> None:
     (folder / "diffusion_pytorch_model.bf16.safetensors").write_bytes(content)
 
 
+def two_kinds_of_variant(folder: Path) -> None:
+    two_variants(folder)
+    (folder / "diffusion_pytorch_model.bf16.safetensors").rename(folder / f"{WEIGHTS_FILE}.index.bf16.json")
+
+
 def other_class(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
 
@@ -295,6 +333,7 @@ DAMAGES = {
     "only pickle": (pickled, FileNotFoundError, "only pickled weights .diffusion_pytorch_model.bin.*unpickling"),
     "a shard without its index": (shard_without_index, FileNotFoundError, "no weights: expected.*00001-of-00002"),
     "two variants": (two_variants, ValueError, "several variants.*bf16.*fp16"),
+    "a variant's file and another's index": (two_kinds_of_variant, ValueError, "several variants.*fp16.*index.bf16"),
     "truncated": (truncated, OSError, f"{WEIGHTS_FILE} is no whole safetensors file"),
     "cut in the header": (cut_in_header, OSError, f"{WEIGHTS_FILE} is no whole safetensors file"),
     "empty file": (lambda f: (f / WEIGHTS_FILE).write_bytes(b""), OSError, "no whole safetensors file"),
@@ -376,6 +415,25 @@ def test_tensors_that_do_not_fit_are_not_written(tmp_path, tensors):
     with pytest.raises(ValueError, match=f"missing {NORM}"):
         write_checkpoint(tmp_path / "vae", TINY, {n: t for n, t in tensors.items() if n != NORM})
     assert not (tmp_path / "vae").exists()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_both_files_are_for_whom_the_umask_says(mask, tmp_path, tensors):
+    before = os.umask(mask)
+    try:
+        write_checkpoint(tmp_path, TINY, tensors)
+        write_checkpoint(tmp_path, TINY, tensors)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~mask}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_variant_in_shards_is_no_reason_not_to_write(folder, tensors):
+    (folder / f"{WEIGHTS_FILE}.index.fp16.json").write_text("{}")
+    changed = {name: tensor + 1 for name, tensor in tensors.items()}
+    write_checkpoint(folder, TINY, changed)
+    assert same_bits(read_checkpoint(folder)[1], changed)
 
 
 def test_a_folder_that_diffusers_would_read_otherwise_is_not_written_to(folder, tensors):

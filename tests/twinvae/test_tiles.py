@@ -26,6 +26,8 @@ SETTINGS = {
     "extents that round to 0": TileSettings(16, 16, 0.05, 0.1),
     "no multiples of the compression": TileSettings(30, 45, 1 / 6, 1 / 5),
     "one latent cell": TileSettings(8, 8, 0.0, 0.0),
+    "tiles of latents of their own": TileSettings(32, 24, 0.25, 0.5, 3, 5),
+    "larger tiles of latents": TileSettings(16, 16, 0.25, 0.25, 6, 4),
 }
 FRAMES = {"encode": [(64, 96), (94, 105), (480, 720)], "decode": [(8, 12), (9, 7), (1, 13), (31, 46)]}
 BLENDED = {
@@ -59,9 +61,7 @@ class StandIn:
 
 def diffusers_tiled(operation: str, settings: TileSettings, clip: np.ndarray, network: StandIn) -> np.ndarray:
     stand_in = SimpleNamespace(
-        **vars(settings),
-        tile_latent_min_height=int(settings.tile_sample_min_height / COMPRESSION),
-        tile_latent_min_width=int(settings.tile_sample_min_width / COMPRESSION),
+        **vars(settings.in_cells(COMPRESSION)),
         num_sample_frames_batch_size=2,
         num_latent_frames_batch_size=2,
         encoder=network.torch,
@@ -134,7 +134,7 @@ def test_default_tiles_are_half_the_sample_size_as_in_diffusers():
     config = PRESETS["tiny"]
     with torch.device("meta"):
         model = AutoencoderKLCogVideoX(**config.model_dump())
-    settings = TileSettings.of(config)
+    settings = TileSettings.of(config).in_cells(COMPRESSION)
     assert vars(settings) == {name: getattr(model, name) for name in vars(settings)}
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+import re
+import subprocess
+import warnings
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
+from imageio_ffmpeg import get_ffmpeg_exe
 from jaxtyping import Float32, UInt8
 from skimage.transform import resize
 
 Clip = Float32[np.ndarray, "1 t h w 3"]
+NPY = b"\x93NUMPY"
+PPM = re.compile(rb"P6\s+(\d+)\s+(\d+)\s+255\s")
 
 
 def synthetic_clip(frames: int, height: int, width: int, seed: int = 0) -> Clip:
@@ -46,24 +49,29 @@ def synthetic_clip(frames: int, height: int, width: int, seed: int = 0) -> Clip:
 def read_clip(path: str | Path, frames: int, height: int, width: int) -> Clip:
     """The first frames of a video, centre-cropped to the aspect wanted and resized, in [-1, 1].
 
+    A video's frames are those of the file, whatever its rate: none is doubled or left out to keep an even one.
+
     Args:
-        path: any video that ffmpeg reads, or an .npy file of floats [t, h, w, 3] in [-1, 1], where NaN is allowed.
+        path: any video that ffmpeg reads, whatever its name, or an .npy file of floats [t, h, w, 3] in [-1, 1], where
+            NaN is allowed.
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no video, or one with fewer frames; the message says how many were found and asked for.
+        ValueError: no video, one that is damaged, or one with fewer frames; the message says how many were found and
+            asked for.
     """
-    found = list(islice(_frames(Path(path)), frames))
+    found = _frames(Path(path), frames)
     if len(found) < frames:
         raise ValueError(f"clip {path}: found {len(found)} frames, asked for {frames}: use a longer clip")
     return np.stack([_fitted(frame, height, width) for frame in found])[None]
 
 
-def _frames(path: Path) -> Iterator[np.ndarray]:
+def _frames(path: Path, count: int) -> list[np.ndarray]:
+    """The first frames, or as many as there are."""
     if path.is_dir() or not path.exists():
         raise FileNotFoundError(f"clip {path}: {'a folder' if path.is_dir() else 'no such file'}; name a video file")
-    if path.suffix == ".npy":
-        return iter(_stored_frames(path))
-    return _video_frames(path)
+    with path.open("rb") as file:
+        stored = file.read(len(NPY)) == NPY or path.suffix.lower() == ".npy"
+    return list(_stored_frames(path)[:count]) if stored else _video_frames(path, count)
 
 
 def _stored_frames(path: Path) -> Float32[np.ndarray, "t h w 3"]:
@@ -78,11 +86,43 @@ def _stored_frames(path: Path) -> Float32[np.ndarray, "t h w 3"]:
     return stored.astype(np.float32)
 
 
-def _video_frames(path: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    try:
-        yield from iio.imiter(path, plugin="FFMPEG")
-    except (OSError, RuntimeError, IndexError, StopIteration) as error:
-        raise ValueError(f"clip {path}: not a video that ffmpeg can read ({str(error).strip()[:200]})") from None
+def _video_frames(path: Path, count: int) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """What ffmpeg decodes of a file's first video stream, until something in it is damaged."""
+    # It is to stop at damage, not to make frames up, and has one thread, so that what was before is there. PPM says the
+    # size of each frame.
+    done = subprocess.run(
+        [get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info", "-xerror",
+         "-err_detect", "crccheck+bitstream+buffer+explode", "-threads", "1", "-i", f"file:{path}",
+         "-map", "0:v:0", "-frames:v", str(count), "-fps_mode", "passthrough",
+         "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    found, log = _images(done.stdout), done.stderr.decode(errors="replace")
+    errors = re.findall(r"^.*\[(?:error|fatal)\] *(.*)$", log, re.MULTILINE)
+    said = f"({errors[0].strip()[:200] if errors else 'it holds no frame'})"
+    if not found or "Input #0, tty" in log:  # which is how ffmpeg shows a text
+        raise ValueError(f"clip {path}: not a video that ffmpeg can read {said}")
+    if errors and len(found) < count:
+        raise ValueError(
+            f"clip {path}: damaged from about frame {len(found)} on {said}, asked for {count} frames: use another "
+            "copy, or fewer frames"
+        )
+    if errors:
+        warnings.warn(f"clip {path}: ffmpeg finds damage in or after frames 0 to {count - 1} {said}", stacklevel=4)
+    return found
+
+
+def _images(content: bytes) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """The images of a stream of PPM; one that was cut short is left out."""
+    images, start = [], 0
+    while header := PPM.match(content, start):
+        width, height = map(int, header.groups())
+        size = height * width * 3
+        if header.end() + size > len(content):
+            break
+        images.append(np.frombuffer(content, np.uint8, size, header.end()).reshape(height, width, 3))
+        start = header.end() + size
+    return images
 
 
 def _fitted(frame: np.ndarray, height: int, width: int) -> Float32[np.ndarray, "h w 3"]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 import twinvae
@@ -202,8 +203,17 @@ def _commit(given: str | None) -> str | None:
 
 
 def _platform(given: Any) -> str:
+    try:
+        detected = detect_platform()  # whatever is given: something has to run the tests
+    except (RuntimeError, AssertionError) as error:
+        asked: Any = jax.config
+        said = str(error).strip().splitlines()[-1:] or ["it does not say why"]
+        raise pytest.UsageError(
+            f"JAX has no device of the platforms that it was asked for, JAX_PLATFORMS={asked.jax_platforms} "
+            f"({said[0]:.200}): unset it, or name one that this machine has and this JAX is installed for, such as cpu"
+        ) from None
     if given.aot is None:
-        return given.platform or detect_platform()
+        return given.platform or detected
     if given.aot not in TPUS:
         several = "; several: `nox -s memory -- --aot v6e,v5e`" if "," in given.aot else ""
         raise pytest.UsageError(f"--aot {given.aot}: unknown chip; choose one of {', '.join(TPUS)}{several}")

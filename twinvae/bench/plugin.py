@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -12,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from twinvae.bench import debugging, provenance
 from twinvae.bench.clips import read_clip
 from twinvae.bench.options import OPTIONS, Model, Options, check_clip
 from twinvae.bench.pages import many
-from twinvae.bench.places import alone, files_of, suite_of
+from twinvae.bench.places import SUITES, alone, files_of, suite_of
 from twinvae.bench.records import Record, RunFile, Selection
 from twinvae.bench.report import Summary, write_report
 from twinvae.bench.verdicts import judge, number
@@ -29,10 +32,42 @@ SUMMARY = pytest.StashKey[Summary]()
 HELD = pytest.StashKey[dict[Path, set[str]]]()  # the tests of each file, by node id, whatever is left of them
 TRIED = pytest.StashKey[set[str]]()  # the tests that ran, or were skipped or broken before they could
 PAST = pytest.StashKey[list[str]]()
+ATTEMPT = pytest.StashKey[int]()  # how often a test has been begun: more than once by plugins that run failures again
+PROCESS = pytest.StashKey[int]()
 
 
+class NoBenchmark:
+    """What stands in where pytest-benchmark is left out: times become records, and are stored nowhere else."""
+
+    @pytest.fixture
+    def benchmark(self) -> None:
+        return None
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[FILES], config.stash[HELD], config.stash[TRIED] = {}, {}, set()
+    config.stash[PROCESS] = os.getpid()
+    refuse_several_processes(config)
+    if not config.pluginmanager.hasplugin("benchmark"):
+        config.pluginmanager.register(NoBenchmark(), "no-benchmark")
+
+
+def refuse_several_processes(config: Any) -> None:
+    """pytest-xdist's processes would each measure beside the others, and begin each suite's records anew.
+
+    Raises:
+        pytest.UsageError: suites are among what is run, by several processes.
+    """
+    if getattr(config.option, "dist", "no") == "no":
+        return
+    places = [(config.invocation_params.dir / argument.partition("::")[0]).resolve() for argument in config.args]
+    suites = [path for path in places if path.is_relative_to(SUITES) or SUITES.is_relative_to(path)]
+    if suites or getattr(config.option, "pyargs", False):
+        raise pytest.UsageError(
+            "-n (pytest-xdist) with suites: what they measure is one process's, and each one would begin their records "
+            "anew; leave -n out, or name tests of other folders alone, such as `pytest tests -n 2`"
+        )
 
 
 # Before the tests
@@ -82,6 +117,8 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[ATTEMPT] = item.stash.get(ATTEMPT, 0) + 1
+    item.stash[PAST] = []
     if not item.config.option.setuponly:  # with --setup-plan, too, nothing is measured
         run_file(item)
 
@@ -93,11 +130,13 @@ def run_file(item: pytest.Item) -> RunFile | None:
     none: what that suite measured when it was run stays.
 
     Raises:
-        pytest.UsageError: the report folder cannot be written.
+        pytest.UsageError: the report folder cannot be written, or this is a process of a plugin's.
     """
     suite, files = suite_of(item.path), item.config.stash[FILES]
     if suite is None or (suite not in files and item.get_closest_marker("skip")):
         return None
+    if os.getpid() != item.config.stash[PROCESS]:
+        raise pytest.UsageError("a suite's records are written by one process: leave out what makes others (--forked)")
     if suite not in files:
         options = item.config.stash[OPTIONS]
         file = RunFile(options.report_dir / options.platform / "records" / f"{suite}.jsonl")
@@ -141,20 +180,32 @@ def _unjudged(items: Any) -> tuple[str, ...]:
 
 
 def _saved_runs(config: pytest.Config) -> str:
-    """The folder in which pytest-benchmark saves runs; none where it saves them in a database."""
-    place = config.option.benchmark_storage.removeprefix("file://")
-    return "" if "://" in place else str(config.invocation_params.dir / place)
+    """The folder in which pytest-benchmark saves runs; none where it saves them in a database, or is left out."""
+    place = getattr(config.option, "benchmark_storage", "").removeprefix("file://")
+    return "" if not place or "://" in place else str(config.invocation_params.dir / place)
 
 
 # While they run
 
 
 def keep(item: pytest.Item, record: Record) -> None:
-    """Append a record of an item's suite; one past its limit fails the test when its body is done."""
-    run_file(item).record(record)
+    """Append a record of an item's suite; one past its limit fails the test when its body is done.
+
+    Raises:
+        ValueError: another test, or this one now, has recorded the same thing.
+    """
+    run_file(item).record(record, measurement_of(item), f"{item.nodeid} {item.stash[ATTEMPT]}")
     verdict = judge(record)
     if verdict.failing:
         item.stash.setdefault(PAST, []).append(f"{record.key}: {number(record.value)}, {verdict.reason}")
+
+
+def measurement_of(item: Any) -> tuple[Any, ...]:
+    """What is the same for every repetition of a test, whichever plugin repeats it."""
+    values = item.callspec.params if hasattr(item, "callspec") else {}
+    # pytest-repeat gives each its number as a parameter of such a name.
+    own = tuple((name, str(value)) for name, value in sorted(values.items()) if not name.startswith("__"))
+    return item.path, getattr(item, "originalname", item.name), own
 
 
 @pytest.hookimpl(wrapper=True)
@@ -171,6 +222,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.when == "call" or not report.passed:
         item.config.stash[TRIED].add(item.nodeid)
     file = item.config.stash[FILES].get(suite_of(item.path) or "")
+    if file and report.when == "call" and report.passed and item.stash[ATTEMPT] > 1:
+        file.passed(item.nodeid)
     if file and report.failed:
         fields = axis_fields(item)
         fields.pop("preset", None)
@@ -223,10 +276,22 @@ def is_complete(files: set[Path], held: Mapping[Path, set[str]], tried: set[str]
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if SUMMARY not in config.stash:
         return
-    summary, text = config.stash[SUMMARY], io.StringIO()
-    width = shutil.get_terminal_size((120, 24)).columns
-    Console(file=text, width=width, force_terminal=terminalreporter.hasmarkup).print(summary.table)
+    summary, encoding = config.stash[SUMMARY], getattr(sys.stdout, "encoding", None) or "utf-8"
     terminalreporter.section("verdicts")
-    terminalreporter.write(text.getvalue())
+    terminalreporter.write(drawn(summary.table, encoding, terminalreporter.hasmarkup))
     for line in (*summary.lines, f"pages: {summary.index}"):
-        terminalreporter.write_line(line)
+        terminalreporter.write_line(within(line, encoding))
+
+
+def drawn(table: Table, encoding: str, markup: bool) -> str:
+    """A table in characters that a terminal has; its lines are ASCII's where that is not Unicode."""
+    text = io.TextIOWrapper(io.BytesIO(), encoding, errors="replace", newline="")
+    width = shutil.get_terminal_size((120, 24)).columns
+    Console(file=text, width=width, force_terminal=markup).print(table)
+    text.flush()
+    return text.buffer.getvalue().decode(encoding)
+
+
+def within(text: str, encoding: str) -> str:
+    """A text with question marks for what an encoding lacks; pytest would escape all of it."""
+    return text.encode(encoding, "replace").decode(encoding)

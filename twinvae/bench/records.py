@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -177,6 +178,13 @@ class Failure(_Line):
     dtype: str = ""
 
 
+class Passed(_Line):
+    """A test that failed before, and passed when it was run again: it did not fail."""
+
+    type: Literal["passed"] = "passed"
+    test: str
+
+
 class Exhibit(_Line):
     """Arrays that a figure needs, in an .npz file named relative to the run file's folder."""
 
@@ -230,7 +238,7 @@ class RunFile:
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = Path(path)
         self._clock = clock
-        self._keys: set[Key] = set()
+        self._measured: dict[Key, tuple[object, object]] = {}
         self._lines = _lines(self.path)
 
     def start(self, run: Run) -> None:
@@ -243,16 +251,24 @@ class RunFile:
         self._lines.write([run])
         self._began = self._clock()
 
-    def record(self, record: Record) -> None:
-        """Append a record.
+    def record(self, record: Record, measurement: object = None, turn: object = None) -> None:
+        """Append a record; one of the same measurement in another turn counts from now on.
 
+        Args:
+            measurement: what is the same when a test is run again.
+            turn: what differs then.
         Raises:
-            ValueError: the run has a record of the same key already.
+            ValueError: the run has a record of the same key already, of another measurement or of this turn.
         """
-        if record.key in self._keys:
+        before = self._measured.get(record.key, (measurement, object()))
+        if before[0] != measurement or before[1] == turn:
             raise ValueError(f"two records of one thing: {record.key}; give the cases different names")
-        self._keys.add(record.key)
+        self._measured[record.key] = measurement, turn
         self._lines.append(record)
+
+    def passed(self, test: str) -> None:
+        """Append that a test passed, after all."""
+        self._lines.append(Passed(test=test))
 
     def failure(self, test: str, message: str, rerun: str, **fields: Any) -> None:
         """Append a test that failed, with the first line of its message and the command to run it again."""
@@ -280,7 +296,7 @@ class RunFile:
 
 
 def _lines(path: Path) -> JsonLines[Any]:
-    kind = Annotated[Run | Record | Failure | Exhibit | End, Field(discriminator="type")]
+    kind = Annotated[Run | Record | Failure | Passed | Exhibit | End, Field(discriminator="type")]
     return JsonLines(path, kind, "delete the file and run the suite again")
 
 
@@ -299,8 +315,30 @@ def read_run(path: Path) -> RunData:
     notes = [f"line {file.cut}, the last of the run file, was cut short and is left out"] if file.cut else []
     if not lines or not isinstance(lines[0], Run):
         raise ValueError(f"{path} does not start with a run: delete it and run the suite again")
-    of_type: dict[type, tuple[Any, ...]] = {
-        kind: tuple(line for line in lines if isinstance(line, kind)) for kind in (Record, Failure, Exhibit, End)
+    of_type: dict[type, list[Any]] = {
+        kind: [line for line in lines if isinstance(line, kind)] for kind in (Record, Exhibit, End)
     }
+    records = {record.key: record for record in of_type[Record]}  # the last of each counts
+    times = Counter(record.key for record in of_type[Record])
+    if again := sum(count > 1 for count in times.values()):
+        notes.append(f"{again} of the values were measured up to {max(times.values())} times: the last time counts")
+    exhibits = {exhibit.file: exhibit for exhibit in of_type[Exhibit]}
+    failures, mended = _failures(lines)
+    if mended:
+        notes.append(f"tests that failed, and passed when they were run again: {', '.join(mended)}")
     end = of_type[End][-1] if of_type[End] else None
-    return RunData(lines[0], of_type[Record], of_type[Failure], of_type[Exhibit], end, tuple(notes), path.parent)
+    return RunData(
+        lines[0], tuple(records.values()), failures, tuple(exhibits.values()), end, tuple(notes), path.parent
+    )
+
+
+def _failures(lines: Sequence[_Line]) -> tuple[tuple[Failure, ...], list[str]]:
+    """The failures that were left, and the tests that passed in the end."""
+    failures: dict[str, dict[str, Failure]] = {}  # of a test by message: a fixture may fail after it as well
+    mended = []
+    for line in lines:
+        if isinstance(line, Failure):
+            failures.setdefault(line.test, {})[line.message] = line
+        elif isinstance(line, Passed) and failures.pop(line.test, None):
+            mended.append(line.test)
+    return tuple(failure for of_test in failures.values() for failure in of_test.values()), mended

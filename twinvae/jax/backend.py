@@ -27,6 +27,7 @@ from twinvae.sizes import parse_size
 from twinvae.tiles import TileGrid, tile_shapes
 
 SLAB_BYTES = 64 * 2**20  # 16 rows at 768x1360, whose two of halo are an eighth more; smaller ones save nothing there
+OF_A_PROCESS = ("planner", "_compiled_steps", "_blending")
 Params = Any  # a backend's own tree of jax.Array
 
 
@@ -39,7 +40,7 @@ class StepKind(NamedTuple):
     width: int
 
 
-class JaxVideoVAE(VideoVAE):
+class JaxVideoVAE(arrays.Pickled, VideoVAE):
     """Compiles a backend's step once per shape, so that compiling does not grow with frames or tiles.
 
     Args:
@@ -60,9 +61,23 @@ class JaxVideoVAE(VideoVAE):
         self.forms: tuple[Form, ...] = (WHOLE,)
         self.slab_bytes = SLAB_BYTES
         self.memory_budget: int | None = None
-        self.planner = Planner(config, dtype, self.lower_step, tree_bytes(params))
+        self._begin()
+
+    def _begin(self) -> None:
+        """What is compiled, or planned, in this process."""
+        self.planner = Planner(self.config, self.dtype, self.lower_step, tree_bytes(self.params))
         self._compiled_steps: dict[Any, Any] = {}
-        self._blending = jax.jit(tiling.blend, static_argnames=("extent", "axis")) if jit else tiling.blend
+        self._blending = jax.jit(tiling.blend, static_argnames=("extent", "axis")) if self.jit else tiling.blend
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what this process has compiled and planned: it is done again where it is read."""
+        return {name: value for name, value in super().__getstate__().items() if name not in OF_A_PROCESS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        with self._scope():
+            self.params = jax.tree.map(jnp.asarray, self.params)
+        self._begin()
 
     @abstractmethod
     def step(self, operation: Operation, params: Params, frames: jax.Array, cache: Cache | None) -> Any:

@@ -137,15 +137,18 @@ class TorchVideoVAE(VideoVAE):
         frame_batches(clip.shape[1], self.frame_batch_size(operation))
         if tiled:
             self.grid(operation, clip.shape)  # refuses what the encoder cannot take
-        model, compression = self.model, self.config.spatial_compression
+        model = self.model
         model.use_tiling, model.use_slicing = tiled, False
         model.num_sample_frames_batch_size = self.num_sample_frames_batch_size
         model.num_latent_frames_batch_size = self.num_latent_frames_batch_size
-        for name, setting in vars(self.tile_settings).items():
-            setattr(model, name, setting)
-        # diffusers derives these in its enable_tiling, which cannot be told an overlap of 0.
-        model.tile_latent_min_height = self.tile_settings.tile_sample_min_height // compression
-        model.tile_latent_min_width = self.tile_settings.tile_sample_min_width // compression
+        # Not by its enable_tiling, which cannot be told an overlap of 0; what that derives is derived here anew.
+        tiles, compression = self.tile_settings, self.config.spatial_compression
+        derived = {
+            "tile_latent_min_height": int(tiles.tile_sample_min_height / compression),
+            "tile_latent_min_width": int(tiles.tile_sample_min_width / compression),
+        }
+        for name, setting in vars(tiles).items():
+            setattr(model, name, derived[name] if setting is None else setting)
 
     def _through_model(self, operation: Operation, clip: TorchClip) -> TorchClip:
         if operation == "encode":
