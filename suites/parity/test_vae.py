@@ -34,17 +34,21 @@ def test_the_whole_vae_computes_what_diffusers_computes(
         posterior = vae.encode(video)
         if latents is None:
             latents = posterior.mean if dtype == truth else reference(truth)["mean"]
-        outputs = {"mean": posterior.mean, "logvar": posterior.logvar, "decode": vae.decode(latents)}
+        outputs = {"mean": posterior.mean, "decode": vae.decode(latents)}
+        if "moments" in vae.capabilities:
+            outputs["logvar"] = posterior.logvar
         if not model.is_large:
             outputs["reconstruct"] = vae(video)
-            if dtype != "bfloat16":  # in a dtype other than the truth's, other noise is drawn
+            if (
+                "house" in vae.capabilities and dtype != "bfloat16"
+            ):  # in a dtype other than the truth's, other noise is drawn
                 outputs["sample"] = posterior.sample(KEY)
         return {name: np.asarray(array) for name, array in outputs.items()}
 
-    expected = reference(truth)
+    found = outputs(vae, reference(truth)["mean"], dtype)
+    expected = {name: reference(truth)[name] for name in found}
     in_torch = reference(dtype) if dtype == "bfloat16" else expected
-    found = outputs(vae, expected["mean"], dtype)
-    check_shapes(found, {name: expected[name] for name in found})
+    check_shapes(found, expected)
     check_dtypes(found, dtype)
     if (model, mode) == (options.models[-1], options.modes[-1]):
         frames = {"original": video, "reference": expected["decode"], "output": found["decode"]}

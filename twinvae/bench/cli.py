@@ -25,9 +25,11 @@ from twinvae.bench.publishing import publish as publish_pages
 from twinvae.bench.report import judge_suites, write_report
 from twinvae.frames import latent_count
 from twinvae.jax.chips import TPUS
+from twinvae.port import is_port
 from twinvae.registry import installed
 
 GROUP = "twinvae.commands"
+OF_PORTS = ("parity", "frames", "tiling")  # what a port is judged in: whether it is right
 STATUS = "Exit status: 0 well; 1 something got worse, failed, or does not fit; 2 nothing could be done."
 
 
@@ -114,7 +116,8 @@ def check(
     backend: Annotated[
         str,
         typer.Argument(
-            help="what to check, such as flax; several: flax,torchax",
+            help="what to check: a port's file (port.py, port.py:make), a module (package.module:make), or a backend "
+            "that is installed, such as flax; several: flax,torchax",
             autocompletion=_starting_with(*installed()),
         ),
     ],
@@ -129,7 +132,7 @@ def check(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help=f"of {', '.join(suite_names())}, separated by commas (default: all)",
+            help=f"of {', '.join(suite_names())}, separated by commas (default: all; of a port {', '.join(OF_PORTS)})",
             autocompletion=_starting_with(*suite_names()),
         ),
     ] = None,
@@ -137,7 +140,8 @@ def check(
 ) -> None:
     """Run the suites on a backend, compare with the baselines, and write pages to ./reports/local/PLATFORM/."""
     prepare_jax()
-    suites = suite_names() if suite is None else [name.strip() for name in suite.split(",") if name.strip()]
+    of_ports = OF_PORTS if any(is_port(name.strip()) for name in backend.split(",")) else suite_names()
+    suites = of_ports if suite is None else [name.strip() for name in suite.split(",") if name.strip()]
     options = {name.replace("_", "-"): value for name, value in given.items()}
     status = run_suites(suites, {"backend": backend, **options}, more or ())
     raise typer.Exit(status if status in (0, 1) else 2)

@@ -72,6 +72,10 @@ class Options:
         return "synthetic" if self.clip is None else self.clip.name
 
     @property
+    def ports_alone(self) -> bool:
+        return set(self.ports) == set(self.backends)
+
+    @property
     def names_models(self) -> bool:
         """Whether the models to measure were named, and are not those that are measured by default."""
         return any(option.startswith(("--preset=", "--weights=")) for option in self.given)

@@ -142,12 +142,14 @@ def _is_fact(target: Any, fact: str) -> bool:
 
 
 def _only_one(module: ModuleType, what: str) -> Any:
-    """What a port without a name means: its functions, else its builder."""
-    if _is_backend(module) or _is_port_object(module):
+    """What a port without a name means: a builder of a name that says so, else its functions, else its class."""
+    if _is_backend(module):
         return module
     for name in BUILDERS:
         if callable(getattr(module, name, None)):
             return getattr(module, name)
+    if _is_port_object(module):
+        return module
     own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
     classes = [value for value in own if inspect.isclass(value) and _is_port_object(value)]
     if len(classes) == 1:
