@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+import suites.conftest  # noqa: F401, whose fixtures the suite that is made up below takes
 from tests.twinvae.port.made_up import CLASS, written
+from twinvae.bench import PLUGINS, options, places, plugin
 from twinvae.bench.cli import main
 from twinvae.bench.records import RunData, read_run
+from twinvae.port import Port
 
 ROOT = Path(__file__).parents[2]
 # diffusers' own class on PyTorch, as a stranger would hand it in: quick, since it compiles nothing.
@@ -143,3 +146,86 @@ def test_a_wicked_port_has_the_other_verdicts_of_one_that_is_not_and_each_of_its
     assert of_good == of_wicked
     assert {key.shape for key in of_good} > {"2x2x9x18x3", "2x5x9x18x3", "2x3x1x2x4", "2x8x1x2x4"}
     assert [v for key, v in values(wicked).items() if key.shape == "2x4x9x18x3"] == [float("inf")] * 2
+
+
+# A backend of the house, which runs in this process, and tests of it that raise, hang and set what they like.
+IN_PROCESS = """
+import os, signal, time
+import jax, numpy as np, pytest, torch
+from twinvae.registry import REFERENCE
+
+def spoil(vae):
+    vae.num_latent_frames_batch_size = 1
+    vae.enable_tiling(16, 16)
+    vae.surplus = True
+    jax.config.update("jax_enable_x64", True)
+    torch.set_default_dtype(torch.float64)
+    os.environ["SPOILT"] = "1"
+
+@pytest.mark.parametrize("way", ["raises", "exits", "hangs", "passes"])
+def test_spoils(way, load, options):
+    vae = load(REFERENCE, options.models[0], "eager", "float32")
+    spoil(vae)
+    if way == "raises": raise RuntimeError
+    if way == "exits": raise SystemExit
+    if way == "hangs": time.sleep(60)
+
+@pytest.mark.parametrize("way", ["raises", "exits", "hangs", "passes"])
+def test_is_as_before(way, load, options, once):
+    vae = load(REFERENCE, options.models[0], "eager", "float32")
+    assert (vae.num_latent_frames_batch_size, vae.use_tiling) == (2, False)
+    assert vae.tile_settings.tile_sample_min_height == 32
+    assert not hasattr(vae, "surplus")
+    assert (jax.config.jax_enable_x64, torch.get_default_dtype()) == (False, torch.float32)
+    assert "SPOILT" not in os.environ
+    kept = once("array", lambda: np.zeros(3))
+    with pytest.raises(ValueError, match="read-only"):
+        kept[0] = 1
+"""
+
+
+def test_what_a_backend_in_this_process_sets_or_breaks_in_one_test_is_not_there_in_the_next(tmp_path, monkeypatch):
+    suite = tmp_path / "suites" / "made_up"
+    suite.mkdir(parents=True)
+    (suite / "test_in_process.py").write_text(IN_PROCESS)
+    (tmp_path / "suites" / "conftest.py").write_text(
+        "from suites.conftest import *\nfrom suites.conftest import _as_loaded"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    for module in (places, plugin, options):
+        monkeypatch.setattr(module, "SUITES", tmp_path / "suites", raising=False)
+    monkeypatch.chdir(tmp_path)
+    plugins = [part for name in PLUGINS for part in ("-p", name)]
+    given = (
+        "--backend",
+        "torch",
+        "--preset",
+        "tiny",
+        "--platform",
+        "cpu",
+        "--report-dir",
+        "out",
+        "--time-limit",
+        "0.1",
+    )
+    pytest.main([*plugins, "-p", "no:randomly", "--import-mode=importlib", "suites/made_up", *given, "-q"])
+    told = {failure.test.partition("::")[2]: failure.message for failure in
+            read_run(tmp_path / "out" / "cpu" / "records" / "made_up.jsonl").failures}  # fmt: skip
+    assert told == {
+        "test_spoils[raises]": "RuntimeError: ", "test_spoils[exits]": "SystemExit: ",
+        "test_spoils[hangs]": "TimeoutError: took longer than 0.5 s (see --time-limit)",
+    }  # fmt: skip
+
+
+def test_a_new_port_is_a_template_that_can_be_checked_and_no_file_is_written_over(tmp_path, capsys):
+    path = tmp_path / "port.py"
+    assert main(["new-port", str(path)]) == 0
+    port = Port(str(path))
+    assert (port.takes, port.facts) == ({"folder", "dtype"}, {"layout": "bcthw", "arrays": "torch"})
+    found = port.probed(dtypes=("float32",))
+    assert {"whole", "moments", "weights", "config", "shapes"} <= found.capabilities
+    path.write_text("mine")
+    assert main(["new-port", str(path)]) == 2
+    assert main(["new-port", str(tmp_path / "port")]) == 2
+    assert "ends in .py" in capsys.readouterr().err
+    assert path.read_text() == "mine"

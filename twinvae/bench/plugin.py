@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -24,7 +25,7 @@ from twinvae.bench.report import Summary, write_report
 from twinvae.bench.verdicts import judge, number
 from twinvae.capabilities import CAPABILITIES
 from twinvae.isolation import undisturbed
-from twinvae.port import NotTaken, PortError, label_of
+from twinvae.port import Budget, NotTaken, PortError, label_of
 from twinvae.registry import capabilities_of
 
 FILES = pytest.StashKey[dict[str, RunFile]]()
@@ -217,9 +218,32 @@ def port_speaks(item: pytest.Item) -> Iterator[None]:
         pytest.skip(str(why))
 
 
+@contextmanager
+def limited(seconds: float | None) -> Iterator[None]:
+    """Where --time-limit is given, a test whose backend runs in this process ends when five calls' time is over.
+
+    What waits inside of a compiled program is not reached: a port in a process of its own is, by its end.
+    """
+    if seconds is None:
+        yield
+        return
+
+    def over(*_: Any) -> None:
+        raise TimeoutError(f"took longer than {seconds:g} s (see --time-limit)")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    with port_speaks(item):
+    limit = item.config.stash[OPTIONS].time_limit if suite_of(item.path) else None
+    with port_speaks(item), limited(limit and Budget.CALLS * limit):
         result = yield
     if past := item.stash.get(PAST, []):
         pytest.fail("\n".join(past), pytrace=False)

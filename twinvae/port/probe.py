@@ -52,7 +52,8 @@ def probe(port: Port, config: VAEConfig, tensors: Tensors, dtypes: Sequence[str]
     """
     facts, notes = port.facts, []
     ways, checkpoint = Ways(), fingerprint(tensors)
-    ways.value_range = tuple(map(float, facts.get("value_range", ways.value_range)))
+    low, high = facts.get("value_range", ways.value_range)
+    ways.value_range = float(low), float(high)
     wanted = [dtype for dtype in ("float32", "float64", "bfloat16") if dtype in (port.declared_dtypes or dtypes)]
     jit = "jit" in port.takes or bool(facts.get("jit"))
 

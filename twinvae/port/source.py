@@ -102,11 +102,10 @@ def imported(source: Source) -> ModuleType:
         return sys.modules[module_name]
     sys.path.insert(0, str(path.parent))
     module_name = f"port_{module_name}" if module_name in sys.modules else module_name
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    loader: Any = spec and spec.loader  # of a name that ends in .py there is one
+    spec: Any = importlib.util.spec_from_file_location(module_name, path)  # of a name that ends in .py there is one
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    _said(lambda: loader.exec_module(module), source.place)
+    _said(lambda: spec.loader.exec_module(module), source.place)
     return module
 
 

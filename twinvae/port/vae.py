@@ -56,14 +56,13 @@ class Budget:
     judged.
 
     Attributes:
-        call: a call's.
-        calls: how many calls' worth a method has.
+        call: a call's; all of a method have CALLS times that.
     """
 
-    MOST_TIMED_OUT = 2
+    MOST_TIMED_OUT, CALLS = 2, 5
 
-    def __init__(self, call: float = CALL_LIMIT, calls: int = 5):
-        self.call, self.calls = call, calls
+    def __init__(self, call: float = CALL_LIMIT):
+        self.call = call
         self._spent: Counter[str] = Counter()
         self._timed_out: Counter[str] = Counter()
 
@@ -86,9 +85,9 @@ class Budget:
         """
         if self._timed_out[method] >= self.MOST_TIMED_OUT:
             raise NotTaken(f"{method} ran past {self.call:g} s twice and is not asked again (--time-limit)")
-        if self._spent[method] >= self.call * self.calls:
+        if self._spent[method] >= self.call * self.CALLS:
             raise NotTaken(
-                f"{method} has taken {self.call * self.calls:g} s in all and is not asked again (--time-limit)"
+                f"{method} has taken {self.call * self.CALLS:g} s in all and is not asked again (--time-limit)"
             )
 
 

@@ -43,7 +43,7 @@ class Worker:
     def build(self, number: int, dtype: str, compile: bool, **given: Any) -> list[str]:
         """Make an object, and give the capabilities that it has by inspection."""
         with scope(dtype):
-            target = objects.build(self.found, given | {"dtype": dtype})
+            target = objects.build(self.found or find(self.name), given | {"dtype": dtype})
         self.objects[number] = target, dtype, compile
         return objects.abilities(target)
 
