@@ -13,7 +13,7 @@ from twinvae.capabilities import CAPABILITIES, Capability
 from twinvae.checkpoint import fingerprint
 from twinvae.config import VAEConfig
 from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER, latent_count, sample_count
-from twinvae.port.errors import PortError, PortTimedOut
+from twinvae.port.errors import NotTaken, PortError, PortTimedOut
 from twinvae.port.layouts import CHANNEL_LAST, LAYOUTS, arranged, layout_of, spelled
 from twinvae.port.vae import PortVAE, Ways
 from twinvae.tensors import Tensors
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FRAMES, CELLS = 9, (5, 7)  # of the first call: no two axes of what goes in, nor of what comes out, are of one size
 UNEVEN = (2, 2, 17, 26)  # two clips of two frames, of sides that are no multiples of 8
 KINDS = ("jax", "numpy", "torch")
+FAILED = (PortError, NotTaken)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def probe(port: Port, config: VAEConfig, tensors: Tensors, dtypes: Sequence[str]
         modes: tuple[str, ...] = ("eager", "jit")
     else:
         modes = ("eager",)
-        notes.append(_of_jit(vae))
+        notes.append("run as it is, in one mode" + (_of_jit(vae) if encodes else ""))
     if encodes:
         _shapes(vae, facts, notes)
     if ways.sizes == 1 and ways.items is None and ways.frames is None:
@@ -122,14 +123,14 @@ def _axes(vae: PortVAE, operation: Any, facts: dict[str, Any], notes: list[str])
     known = operation == "decode" and "encode" in _settled(vae)
     layouts = [facts["layout"]] if "layout" in facts else [ways.takes] if known else list(LAYOUTS)
     kinds = [facts["arrays"]] if "arrays" in facts else [ways.kind] if known else list(KINDS)
-    failed: PortError | None = None
+    failed: Exception | None = None
     answers: list[tuple[bool, str, str, str | None, dict[str, np.ndarray]]] = []
     for layout in layouts:
         for kind in kinds:
             ways.kind, ways.takes = kind, layout
             try:
                 parts = vae.raw(operation, clip)
-            except PortError as error:
+            except FAILED as error:
                 failed = failed or error
                 if isinstance(error, PortTimedOut):
                     break
@@ -178,7 +179,7 @@ def _say(
 def _takes_dtype(vae: PortVAE, encodes: bool, decodes: bool) -> bool:
     try:
         return _dtype_given(vae, encodes) == vae.dtype if encodes or decodes else False
-    except PortError:
+    except FAILED:
         return False
 
 
@@ -196,11 +197,13 @@ def _of_jit(vae: PortVAE) -> str:
     config, cell = vae.config, vae.config.spatial_compression
     shape = (1, 1, cell, cell, config.in_channels)
     clip = arranged(np.zeros(shape, arrays.DTYPES[vae.dtype]), vae.ways.takes)
-    why = vae.ask("traceable", "encode", operation="encode", clip=clip)
-    able = (
-        f"JAX cannot trace it whole: {why}" if why else "JAX can trace it whole: jit = True would judge it compiled too"
+    try:
+        why = vae.ask("traceable", "tracing", operation="encode", clip=clip)
+    except FAILED:
+        return ""
+    return (
+        f" (JAX cannot trace it whole: {why})" if why else " (JAX can trace it whole: jit = True would judge that too)"
     )
-    return f"run as it is, in one mode ({able})"
 
 
 def _shapes(vae: PortVAE, facts: dict[str, Any], notes: list[str]) -> None:
@@ -238,6 +241,6 @@ def _encodes(vae: PortVAE, shape: tuple[int, ...]) -> bool:
     clip = np.zeros((*shape, vae.config.in_channels), arrays.DTYPES[vae.dtype])
     try:
         vae.raw("encode", clip)
-    except PortError:
+    except FAILED:
         return False
     return True

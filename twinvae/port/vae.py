@@ -16,7 +16,7 @@ from twinvae.capabilities import Capability
 from twinvae.config import VAEConfig
 from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER
 from twinvae.interface import Cache, Operation, Video, VideoVAE
-from twinvae.port.errors import NotTaken, PortError, PortGave, PortTimedOut
+from twinvae.port.errors import NotTaken, PortGave, PortTimedOut
 from twinvae.port.layouts import CHANNEL_LAST, arranged, channel_last
 from twinvae.port.process import Process
 from twinvae.posterior import Posterior
@@ -76,6 +76,11 @@ class Budget:
             raise
         finally:
             self._spent[method] += time.monotonic() - began  # type: ignore[assignment]  # Counter adds any numbers
+
+    def restart(self) -> None:
+        """Begin anew: what was spent on trying the port is not the tests'."""
+        self._spent.clear()
+        self._timed_out.clear()
 
     def check(self, method: str) -> None:
         """Whether a method may be asked.
@@ -230,11 +235,7 @@ class PortVAE(VideoVAE):
         return (channel_last(chunk, self.ways.gives[operation]) for chunk in chunks)
 
     def __del__(self) -> None:
-        try:
-            if self._built_in and self._built_in == self._process.generation:
-                self._process.ask("drop", "dropping it", number=self._number)
-        except (PortError, ValueError, OSError, AttributeError, TypeError):  # at the end of Python, all may be gone
-            pass
+        self._process.dropped.append(self._number)
 
     # A port's loops are its own: there is no frame batch, join or blend of it to be had alone.
 

@@ -311,6 +311,15 @@ def test_a_method_that_runs_too_long_twice_is_not_asked_again_and_others_are(tmp
     assert vae.encode(VIDEO).moments.shape == (1, 3, 2, 3, 8)
 
 
+def test_a_port_that_hangs_while_it_is_tried_is_judged_on_the_rest(tmp_path):
+    port = Port(written(tmp_path, "\nimport time\ndef encode(video): time.sleep(60)\n"))
+    port.budget.call = 0.3
+    found = port.probed(dtypes=("float32",))
+    assert any("the first encode failed: encode took longer than 0.3 s" in note for note in found.notes)
+    assert found.dtypes == ("float32",)
+    assert found.vae.decode(LATENTS).shape == VIDEO.shape
+
+
 def test_a_method_has_so_much_time_in_all(tmp_path):
     more = "\nimport time\ndef decode(x, decode_=decode):\n    time.sleep(0.1)\n    return decode_(x)\n"
     vae = loaded(written(tmp_path, more))
