@@ -115,6 +115,7 @@ class PortVAE(VideoVAE):
 
     Args:
         label: its name in records.
+        failed: what the first call that tried it raised, if it did.
         process, budget: of the port, shared by all of its objects.
         given: what it is built from, for its process.
         compile: whether `jax.jit` is put around `encode` and `decode`.
@@ -129,6 +130,7 @@ class PortVAE(VideoVAE):
         self.ways = ways
         self._process, self.budget, self._given, self._compile = process, budget, given, compile
         self._number, self._built_in = next(NUMBERS), 0
+        self.failed: Exception | None = None
 
     def inspected(self) -> list[str]:
         """The capabilities that the object has by its methods; builds it where it is not built."""
@@ -182,7 +184,8 @@ class PortVAE(VideoVAE):
         ways = self.ways
         if ways.items is not None and shape[0] > ways.items:
             raise NotTaken(f"it takes {ways.items} clip{'s' if ways.items > 1 else ''} at a time, not {shape[0]}")
-        if operation == "encode" and (shape[2] % ways.sizes or shape[3] % ways.sizes):
+        scale = 1 if operation == "encode" else self.config.spatial_compression
+        if shape[2] * scale % ways.sizes or shape[3] * scale % ways.sizes:
             raise NotTaken(f"it takes heights and widths that are multiples of {ways.sizes}, not {shape[2]}x{shape[3]}")
         if operation == "encode" and ways.frames is not None and shape[1] not in ways.frames:
             raise NotTaken(f"it takes {', '.join(map(str, ways.frames))} frames, not {shape[1]}")

@@ -153,6 +153,7 @@ def encode(x, ours=encode):
 
 TAKES = {
     "multiples of 8": ("h % 8 == w % 8 == 0", "multiples of 8", (1, 9, 17, 24), (1, 9, 16, 24)),
+    "multiples of 16": ("h % 16 == w % 16 == 0", "multiples of 16", (1, 9, 24, 32), (1, 9, 16, 32)),
     "one clip": ("b == 1", "1 clip at a time", (2, 9, 16, 24), (1, 9, 16, 24)),
     "4k + 1 frames": ("t % 4 == 1", "1, 5, 9, 17 frames", (1, 8, 16, 24), (1, 5, 16, 24)),
 }
