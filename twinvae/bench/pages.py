@@ -161,8 +161,9 @@ def notes(judged: Judged) -> list[str]:
         )
     if run.debugged:
         found.append("**Run with --debug-nans**: programs and times are not those of a run without it.")
-    if run.unjudged:
-        found.append(f"Not judged, because the backend does not say that it can: {'; '.join(run.unjudged)}.")
+    found += [f"Of {line}." for line in run.ports]
+    if data.unjudged:
+        found.append(f"Not judged, by what a backend lacks: {'; '.join(data.unjudged)}.")
     if run.nan_input:
         found.append("**The clip holds NaN**: where both sides are NaN they count as equal.")
     if baseline is None:
@@ -319,7 +320,11 @@ def provenance_table(judged: Judged) -> str:
         ["clip", f"{run.clip}, {'holds NaN' if run.nan_input else 'no NaN'}"],
         ["seed", str(run.seed)],
         ["command", f"`{shlex.join(run.command)}`" if run.command else ""],
-        ["selected", "; ".join(f"{axis}: {', '.join(chosen)}" for axis, chosen in run.selection if chosen) or "all"],
+        [
+            "selected",
+            "; ".join(f"{axis}: {', '.join(chosen)}" for axis, chosen in run.selection if chosen and chosen is not True)
+            or "all",
+        ],
         ["length", f"{data.end.seconds:.0f} s" if data.end else "unknown: the run did not end"],
     ]
     for source in judged.baseline.runs if judged.baseline else ():

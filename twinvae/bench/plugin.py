@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ from twinvae.bench.clips import read_clip
 from twinvae.bench.options import OPTIONS, Model, Options, check_clip
 from twinvae.bench.pages import many
 from twinvae.bench.places import SUITES, alone, files_of, suite_of
-from twinvae.bench.records import Record, RunFile, Selection
+from twinvae.bench.records import Record, RunFile, Selection, read_run
 from twinvae.bench.report import Summary, write_report
 from twinvae.bench.verdicts import judge, number
 from twinvae.capabilities import CAPABILITIES
+from twinvae.isolation import undisturbed
+from twinvae.port import Budget, NotTaken, PortError, label_of
 from twinvae.registry import capabilities_of
 
 FILES = pytest.StashKey[dict[str, RunFile]]()
@@ -34,6 +38,7 @@ TRIED = pytest.StashKey[set[str]]()  # the tests that ran, or were skipped or br
 PAST = pytest.StashKey[list[str]]()
 ATTEMPT = pytest.StashKey[int]()  # how often a test has been begun: more than once by plugins that run failures again
 PROCESS = pytest.StashKey[int]()
+NOT_TAKEN = pytest.StashKey[dict[str, Counter[str]]]()  # by suite: what ports did not take while tests ran
 
 
 class NoBenchmark:
@@ -46,7 +51,7 @@ class NoBenchmark:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[FILES], config.stash[HELD], config.stash[TRIED] = {}, {}, set()
+    config.stash[FILES], config.stash[HELD], config.stash[TRIED], config.stash[NOT_TAKEN] = {}, {}, set(), {}
     config.stash[PROCESS] = os.getpid()
     refuse_several_processes(config)
     if not config.pluginmanager.hasplugin("benchmark"):
@@ -70,6 +75,16 @@ def refuse_several_processes(config: Any) -> None:
         )
 
 
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    options = config.stash.get(OPTIONS, None)
+    return port_lines(options) if options else []
+
+
+def port_lines(options: Options) -> list[str]:
+    """What is said of ports before any test, a line each."""
+    return [f"{label_of(name)}: {note}" for name, taken in options.ports.items() for note in taken.notes]
+
+
 # Before the tests
 
 
@@ -79,6 +94,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if lacking := lacks(item):
             item.add_marker(pytest.mark.skip(reason=f"the backend does not say that it can: {', '.join(lacking)}"))
+        elif of_no_port(item):
+            item.add_marker(pytest.mark.skip(reason="it judges no backend"))
     options = config.stash[OPTIONS]
     wanted = [mark.args[0] for item in items for mark in item.iter_markers("clip_frames")]
     if options.clip and wanted:
@@ -93,6 +110,12 @@ def lacks(item: Any) -> list[str]:
     backend = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
     known = isinstance(backend, str)  # where the options leave no case, pytest has a value of its own
     return sorted(needed - capabilities_of(backend)) if needed and known else []
+
+
+def of_no_port(item: Any) -> bool:
+    """Whether ports alone are judged, and a test of a suite takes no backend: it judges what is not theirs."""
+    in_suite = suite_of(item.path) and "backend" not in getattr(item, "fixturenames", ())
+    return bool(in_suite and item.config.stash[OPTIONS].ports_alone)
 
 
 def _large_models_last(item: Any) -> tuple[Any, ...]:
@@ -115,12 +138,21 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
     return report
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     item.stash[ATTEMPT] = item.stash.get(ATTEMPT, 0) + 1
     item.stash[PAST] = []
     if not item.config.option.setuponly:  # with --setup-plan, too, nothing is measured
         run_file(item)
+    with port_speaks(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """What a test of a suite, or a backend in it, changes of this process's settings ends with it."""
+    with undisturbed() if suite_of(item.path) else nullcontext():
+        return (yield)
 
 
 def run_file(item: pytest.Item) -> RunFile | None:
@@ -133,7 +165,8 @@ def run_file(item: pytest.Item) -> RunFile | None:
         pytest.UsageError: the report folder cannot be written, or this is a process of a plugin's.
     """
     suite, files = suite_of(item.path), item.config.stash[FILES]
-    if suite is None or (suite not in files and item.get_closest_marker("skip")):
+    unjudged = lacks(item) or of_no_port(item)
+    if suite is None or (suite not in files and item.get_closest_marker("skip") and not unjudged):
         return None
     if os.getpid() != item.config.stash[PROCESS]:
         raise pytest.UsageError("a suite's records are written by one process: leave out what makes others (--forked)")
@@ -162,9 +195,17 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
         seed=options.seed,
         weights=options.weights,
         clip=options.clip_label,
-        selection=Selection(backends=options.backends, modes=options.modes, dtypes=options.dtypes, presets=presets),
+        selection=Selection(
+            backends=tuple(map(label_of, options.backends)),
+            modes=options.modes,
+            dtypes=options.dtypes,
+            presets=presets,
+            ports_alone=options.ports_alone,
+        ),
         options=(*options.given, *debugging.flags(session.config)),
         unjudged=_unjudged(own),
+        ports=port_lines(options),
+        names=options.backends,
         storage=_saved_runs(session.config),
         given_commit=options.commit,
         nan_input=options.clip is not None and bool(np.isnan(read_clip(options.clip, frames, 64, 64)).any()),
@@ -174,8 +215,14 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
 def _unjudged(items: Any) -> tuple[str, ...]:
     """What is not judged of a backend, and how many tests that is: a line each."""
     found = Counter(
-        f"{item.callspec.params['backend']}: {', '.join(lacking)}" for item in items if (lacking := lacks(item))
+        f"{label_of(item.callspec.params['backend'])}: {', '.join(lacking)}"
+        for item in items
+        if (lacking := lacks(item))
     )
+    return _counted(found)
+
+
+def _counted(found: Counter[str]) -> tuple[str, ...]:
     return tuple(f"{what} ({many(count, 'test')})" for what, count in sorted(found.items()))
 
 
@@ -208,9 +255,47 @@ def measurement_of(item: Any) -> tuple[Any, ...]:
     return item.path, getattr(item, "originalname", item.name), own
 
 
+@contextmanager
+def port_speaks(item: pytest.Item) -> Iterator[None]:
+    """What goes wrong in a port fails its test in one line; what it does not take is skipped, and counted by reason."""
+    try:
+        yield
+    except PortError as error:
+        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+    except NotTaken as why:
+        backend = axis_fields(item).get("backend", "")
+        of_suite = item.config.stash[NOT_TAKEN].setdefault(suite_of(item.path) or "", Counter())
+        of_suite[f"{backend}: {why}"] += 1
+        pytest.skip(str(why))
+
+
+@contextmanager
+def limited(seconds: float | None) -> Iterator[None]:
+    """Where --time-limit is given, a test whose backend runs in this process ends when five calls' time is over.
+
+    What waits inside of a compiled program is not reached: a port in a process of its own is, by its end.
+    """
+    if seconds is None:
+        yield
+        return
+
+    def over(*_: Any) -> None:
+        raise TimeoutError(f"took longer than {seconds:g} s (see --time-limit)")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    result = yield
+    limit = item.config.stash[OPTIONS].time_limit if suite_of(item.path) else None
+    with port_speaks(item), limited(limit and Budget.CALLS * limit):
+        result = yield
     if past := item.stash.get(PAST, []):
         pytest.fail("\n".join(past), pytrace=False)
     return result
@@ -235,7 +320,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def axis_fields(item: Any) -> dict[str, str]:
     """The fields of a record that an item's parameters give: backend, mode, dtype and preset."""
     values = item.callspec.params if hasattr(item, "callspec") else {}
-    fields = {axis: str(values[axis]) for axis in ("backend", "mode", "dtype") if axis in values}
+    fields = {axis: label_of(str(values[axis])) for axis in ("backend", "mode", "dtype") if axis in values}
     return fields | ({"preset": values["model"].label} if "model" in values else {})
 
 
@@ -253,7 +338,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     for suite, file in files.items():
         held, tried = session.config.stash[HELD], session.config.stash[TRIED]
         ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        file.end(ended and is_complete(files_of(suite), held, tried), int(exitstatus))
+        unjudged = _counted(session.config.stash[NOT_TAKEN].get(suite, Counter()))
+        file.end(ended and is_complete(files_of(suite), held, tried), int(exitstatus), unjudged)
     if files:
         options = session.config.stash[OPTIONS]
         summary = write_report(options.report_dir, options.baseline_dir, options.platform, tuple(files))
@@ -277,6 +363,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if SUMMARY not in config.stash:
         return
     summary, encoding = config.stash[SUMMARY], getattr(sys.stdout, "encoding", None) or "utf-8"
+    if lines := sorted({line for file in config.stash[FILES].values() for line in read_run(file.path).unjudged}):
+        terminalreporter.section("not judged, by what a backend lacks")
+        for line in lines:
+            terminalreporter.write_line(within(line, encoding))
     terminalreporter.section("verdicts")
     terminalreporter.write(drawn(summary.table, encoding, terminalreporter.hasmarkup))
     for line in (*summary.lines, f"pages: {summary.index}"):

@@ -35,15 +35,22 @@ class _Line(BaseModel):
 
 
 class Selection(_Line):
-    """What the options of a run left in; an empty axis leaves everything in."""
+    """What the options of a run left in; an empty axis leaves everything in.
+
+    Attributes:
+        ports_alone: ports and nothing else were judged: what belongs to no backend was not measured.
+    """
 
     backends: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
     presets: tuple[str, ...] = ()
+    ports_alone: bool = False
 
     def holds(self, backend: str, mode: str, dtype: str, preset: str) -> bool:
         """Whether a record with these fields belongs to the run; a field that is empty belongs to every run."""
+        if self.ports_alone and not backend:
+            return False
         axes = ((backend, self.backends), (mode, self.modes), (dtype, self.dtypes), (preset, self.presets))
         return all(not value or not chosen or value in chosen for value, chosen in axes)
 
@@ -62,6 +69,7 @@ class Run(_Line):
         nan_input: whether the clip held NaN.
         storage: the folder in which pytest-benchmark saves runs.
         unjudged: what backends do not say that they can do, and so was not judged of them, a line each.
+        ports: what small calls found out about ports, a line each.
     """
 
     type: Literal["run"] = "run"
@@ -83,6 +91,7 @@ class Run(_Line):
     nan_input: bool = False
     storage: str = ""
     unjudged: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
 
     @property
     def debugged(self) -> bool:
@@ -198,12 +207,17 @@ class Exhibit(_Line):
 
 
 class End(_Line):
-    """How a run ended; `complete` means that every case of the selection was run."""
+    """How a run ended; `complete` means that every case of the selection was run.
+
+    Attributes:
+        unjudged: what turned out not to be judged while tests ran, a line each.
+    """
 
     type: Literal["end"] = "end"
     complete: bool
     exit_status: int
     seconds: float
+    unjudged: tuple[str, ...] = ()
 
 
 class RunData(NamedTuple):
@@ -220,6 +234,11 @@ class RunData(NamedTuple):
     @property
     def complete(self) -> bool:
         return self.end is not None and self.end.complete
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """What was not judged, known before the tests or come out in them, a line each."""
+        return (*self.run.unjudged, *(self.end.unjudged if self.end else ()))
 
     @property
     def interrupted(self) -> bool:
@@ -285,10 +304,10 @@ class RunFile:
         np.savez_compressed(file, **plain)
         self._lines.append(Exhibit(name=name, file=str(file.relative_to(self.path.parent)), **fields))
 
-    def end(self, complete: bool, exit_status: int) -> None:
+    def end(self, complete: bool, exit_status: int, unjudged: Sequence[str] = ()) -> None:
         """Say that nothing more comes; `complete` where every case of the selection was run."""
         seconds = round(self._clock() - self._began, 1)
-        self._lines.append(End(complete=complete, exit_status=exit_status, seconds=seconds))
+        self._lines.append(End(complete=complete, exit_status=exit_status, seconds=seconds, unjudged=tuple(unjudged)))
 
     @property
     def _exhibits(self) -> Path:

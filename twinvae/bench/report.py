@@ -12,6 +12,7 @@ from rich.table import Table
 from twinvae.bench.additions import draw
 from twinvae.bench.baselines import baseline_path, read_baseline
 from twinvae.bench.files import write_whole
+from twinvae.bench.machine_readable import write_machine_readable
 from twinvae.bench.pages import Judged, badness, by_backend_and_dtype, case, headline, index_page, suite_page
 from twinvae.bench.records import read_run
 from twinvae.bench.verdicts import STATUSES, counts, judge_run, number
@@ -61,7 +62,7 @@ def judge_suites(
 
 
 def write_report(report_dir: Path, baseline_dir: Path, platform: str, chosen: Collection[str] | None = None) -> Summary:
-    """Write a page for every suite that has a run, with its figures, and the platform's index.
+    """Write a page for every suite that has a run, with its figures, the platform's index, and both as JSON.
 
     Args:
         chosen: suites to write pages of, and to say whether they fail; default: all. The index holds all.
@@ -73,6 +74,7 @@ def write_report(report_dir: Path, baseline_dir: Path, platform: str, chosen: Co
     suites = judge_suites(report_dir, baseline_dir, platform, chosen)
     ours = [judged for judged in suites if chosen is None or judged.suite in chosen]
     index = write_pages(ours, suites, Path(report_dir) / platform)
+    write_machine_readable(ours, index.parent)
     lines = tuple(f"{judged.suite}: {headline(judged)}" for judged in ours)
     return Summary(any(judged.failed for judged in ours), _table(ours), lines, index)
 
