@@ -36,10 +36,42 @@ def _effort(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+class Shelf(dict[tuple[Any, ...], twinvae.VideoVAE]):
+    """VAEs that are loaded, and how they were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._as_loaded: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def __setitem__(self, key: tuple[Any, ...], vae: twinvae.VideoVAE) -> None:
+        super().__setitem__(key, vae)
+        self._as_loaded[key] = dict(vars(vae))
+
+    def __delitem__(self, key: tuple[Any, ...]) -> None:
+        super().__delitem__(key)
+        del self._as_loaded[key]  # which holds its weights as well
+
+    def restore(self) -> None:
+        for key, vae in self.items():
+            vars(vae).clear()
+            vars(vae).update(self._as_loaded[key])
+
+
 @pytest.fixture(scope="session")
-def load(pytestconfig: pytest.Config) -> Load:
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture(autouse=True)
+def _as_loaded(shelf: Shelf) -> Iterator[None]:
+    """What a test sets of a VAE, the reference or the one under test, is set back, whatever raised in it."""
+    yield
+    shelf.restore()
+
+
+@pytest.fixture(scope="session")
+def load(pytestconfig: pytest.Config, shelf: Shelf) -> Load:
     """`load(backend, model, mode, dtype)`: small models stay loaded, of large ones a backend's and the reference."""
-    shelf: dict[tuple[Any, ...], twinvae.VideoVAE] = {}
     say = pytestconfig.pluginmanager.get_plugin("terminalreporter")
 
     def load(backend: str, model: Model, mode: str, dtype: str) -> twinvae.VideoVAE:
@@ -62,12 +94,10 @@ def load(pytestconfig: pytest.Config) -> Load:
 def vae(
     load: Load, backend: str, model: Model, mode: str, dtype: str, request: pytest.FixtureRequest
 ) -> Iterator[twinvae.VideoVAE]:
-    """The VAE under test, as it was loaded: what a test sets is set back."""
+    """The VAE under test, as it was loaded."""
     vae = load(backend, model, mode, dtype)
-    settings = dict(vars(vae))
     with traced(request.config, request.node.name, vae):
         yield vae
-    vars(vae).update(settings)
 
 
 @pytest.fixture(scope="session")
@@ -77,10 +107,18 @@ def once() -> Callable[[Any, Callable[[], Any]], Any]:
 
     def once(key: Any, compute: Callable[[], Any]) -> Any:
         if key not in results:
-            results[key] = compute()
+            results[key] = _read_only(compute())
         return results[key]
 
     return once
+
+
+def _read_only(value: Any) -> Any:
+    """What later tests take, so that no backend writes into it."""
+    for part in value.values() if isinstance(value, dict) else (value,):
+        if isinstance(part, np.ndarray):
+            part.flags.writeable = False
+    return value
 
 
 @pytest.fixture(scope="session")

@@ -6,17 +6,21 @@ from typing import Literal, get_args
 
 Capability = Literal[
     "whole",  # encode and decode: the least
+    "moments",  # encoding gives the log-variance beside the mean
     "weights",  # built from diffusers' tensors by name
+    "tensors",  # gives them back by name
     "config",  # of any architecture
     "dtypes",  # in every dtype
     "jit",  # compiled, and op by op
     "shapes",  # of any size
+    "batches",  # its own frame batches, of a size that can be set
     "tiling",  # its own enable_tiling
     "slicing",  # its own enable_slicing
     "stream",  # decode_stream and encode_stream, with a conv cache handed on
     "activations",  # block outputs by diffusers' names
     "layers",  # one layer by diffusers' class name
     "gradients",
+    "house",  # what `VideoVAE` gives its subclasses: refusals in words, saved folders, `pipe.vae`
     "step",  # two pure functions of one frame batch, which are lowered, planned and counted
 ]
 CAPABILITIES: frozenset[Capability] = frozenset(get_args(Capability))

@@ -1,4 +1,4 @@
-"""The backends that are installed, found through the entry-point group `twinvae.backends`."""
+"""The backends: those installed, found through the entry-point group `twinvae.backends`, and ports by their file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from twinvae.capabilities import CAPABILITIES, Capability
 from twinvae.config import VAEConfig
 from twinvae.interface import VideoVAE
+from twinvae.port import is_port, port
 
 GROUP = "twinvae.backends"
 REFERENCE = "torch"
@@ -61,11 +62,13 @@ def backends() -> list[str]:
 
 
 def backend_module(name: str) -> BackendModule:
-    """The module of a backend.
+    """The module of a backend: of one that is installed, or of a port, `port.py`, `port.py:make`, `module:make`.
 
     Raises:
-        ValueError: no such backend is installed.
+        ValueError: no such backend is installed, or the port is none; the message says why.
     """
+    if is_port(name):
+        return port(name)
     points = installed()
     if name not in points:
         found = ", ".join(backends()) or "none: run `pip install -e .` in the checkout"

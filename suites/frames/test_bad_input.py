@@ -60,6 +60,7 @@ RESUMED = {
 }
 
 pytestmark = [
+    pytest.mark.needs("stream", "house"),
     pytest.mark.only(once=True, large=False),
     pytest.mark.clip_frames(4),
     pytest.mark.parametrize("operation", ["encode", "decode"]),
@@ -91,7 +92,6 @@ def test_a_clip_without_frames_or_frame_batches_is_refused(case, call, operation
         CALLS[call](vae, operation, clips[operation][:, :count], cache)
 
 
-@pytest.mark.needs("stream")
 @pytest.mark.parametrize("case", RESUMED)
 def test_a_stream_is_not_resumed_with_what_does_not_go_on_from_its_cache(case, operation, clips, vae, cache):
     spec = RESUMED[case]
@@ -101,7 +101,6 @@ def test_a_stream_is_not_resumed_with_what_does_not_go_on_from_its_cache(case, o
         stream(vae, operation, rest, wrong)
 
 
-@pytest.mark.needs("stream")
 def test_a_stream_is_not_resumed_from_a_cache_of_another_backend_or_half(operation, clips, load, model, dtype, vae):
     other = {"encode": "decode", "decode": "encode"}[operation]
     of_reference = cache_after_two_frames(load(REFERENCE, model, "eager", dtype), operation, clips[operation])

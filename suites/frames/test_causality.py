@@ -14,7 +14,7 @@ from twinvae.frames import frame_batches
 from twinvae.registry import REFERENCE
 
 # Frames in a clip, and how many go through the network together.
-CLIPS = [("encode", 13, 4), ("decode", 7, 2)]
+CLIPS = [pytest.param("encode", 13, 4, marks=pytest.mark.needs("batches")), ("decode", 7, 2)]
 
 pytestmark = pytest.mark.only(once=True, large=False, dtype=("float64",))
 

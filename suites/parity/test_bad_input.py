@@ -103,6 +103,7 @@ def folder(tmp_path_factory, options) -> Path:
     return folder
 
 
+@pytest.mark.needs("house")
 @pytest.mark.parametrize("call", CALLS)
 def test_a_bad_call_is_refused_in_words(call, backend, once):
     refused, words = CALLS[call]
@@ -113,6 +114,7 @@ def test_a_bad_call_is_refused_in_words(call, backend, once):
     vars(vae).update(settings)
 
 
+@pytest.mark.needs("house")
 @pytest.mark.parametrize("argument", LOADS)
 def test_a_bad_argument_to_load_is_refused_in_words(argument, backend):
     given, words = LOADS[argument]
@@ -120,10 +122,12 @@ def test_a_bad_argument_to_load_is_refused_in_words(argument, backend):
         twinvae.load(backend, **given)
 
 
+@pytest.mark.needs("house")
 def test_the_checkpoint_that_is_spoilt_below_loads(backend, folder):
     assert len(twinvae.load(backend, weights=str(folder)).state_dict()) == len(load_file(folder / WEIGHTS))
 
 
+@pytest.mark.needs("house")
 @pytest.mark.parametrize("case", FOLDERS)
 def test_a_bad_checkpoint_is_refused_in_words(case, backend, folder, tmp_path):
     spoil, words = FOLDERS[case]
@@ -134,6 +138,7 @@ def test_a_bad_checkpoint_is_refused_in_words(case, backend, folder, tmp_path):
         twinvae.load(backend, weights=str(tmp_path))
 
 
+@pytest.mark.needs("house")
 def test_a_missing_folder_or_subfolder_is_refused_in_words(backend, folder):
     with pytest.raises(OSError, match="no/such/folder/at/all"):
         twinvae.load(backend, weights="no/such/folder/at/all")
@@ -141,6 +146,7 @@ def test_a_missing_folder_or_subfolder_is_refused_in_words(backend, folder):
         twinvae.load(backend, weights=str(folder), subfolder="vae")
 
 
+@pytest.mark.needs("house")
 def test_an_unknown_backend_or_layer_is_refused_in_words(backend):
     with pytest.raises(ValueError, match=f"unknown backend 'keras': installed are .*{backend}"):
         twinvae.load("keras")
@@ -148,6 +154,7 @@ def test_an_unknown_backend_or_layer_is_refused_in_words(backend):
         twinvae.load_layer(backend, "Conv4d", {}, {})
 
 
+@pytest.mark.needs("house")
 def test_tensors_that_do_not_fit_a_layer_are_named(backend):
     init = {"in_channels": 2, "out_channels": 3, "kernel_size": 1}
     fitting = {"weight": _zeros(3, 2, 1, 1, 1), "bias": _zeros(3)}
@@ -158,6 +165,7 @@ def test_tensors_that_do_not_fit_a_layer_are_named(backend):
             twinvae.load_layer(backend, "CogVideoXSafeConv3d", init, tensors)
 
 
+@pytest.mark.needs("house")
 def test_saving_over_a_file_is_refused_and_leaves_it_alone(backend, tmp_path, options):
     target = tmp_path / "taken"
     target.write_text("mine")
@@ -167,6 +175,7 @@ def test_saving_over_a_file_is_refused_and_leaves_it_alone(backend, tmp_path, op
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
+@pytest.mark.needs("house")
 def test_a_write_that_fails_half_way_leaves_the_checkpoint_before_it(backend, folder, tmp_path, monkeypatch, options):
     vae = twinvae.load(backend, preset="tiny", seed=options.seed + 1)
     before = {}

@@ -18,7 +18,7 @@ from twinvae.checkpoint import WEIGHTS_FILE, read_checkpoint, write_checkpoint
 from twinvae.config import preset_config
 from twinvae.seeded import seeded_tensors
 
-pytestmark = pytest.mark.needs("weights")
+pytestmark = pytest.mark.needs("weights", "tensors")
 
 FULL, FULL_TENSORS = "cogvideox-2b", 436
 # Every field away from its default that changes tensors or arithmetic.
@@ -40,6 +40,7 @@ def test_every_tensor_comes_back_by_its_name_in_its_layout_with_its_bits(vae, mo
     hold(record, bars, values, "checkpoint", note=", ".join(differing[:3]))
 
 
+@pytest.mark.needs("house")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_diffusers_reads_a_saved_folder_back_bit_for_bit(backend, dtype, tmp_path, options):
     vae = twinvae.load(backend, preset="tiny", dtype=dtype, seed=options.seed)
@@ -52,6 +53,7 @@ def test_diffusers_reads_a_saved_folder_back_bit_for_bit(backend, dtype, tmp_pat
         assert _same(to_numpy(tensors[name]), tensor.astype(DTYPES[dtype])), name
 
 
+@pytest.mark.needs("house")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_saved_file_is_described_as_that_of_diffusers(backend, dtype, tmp_path):
     """Other readers than diffusers' look at its metadata, and a file in another dtype takes more or loses bits."""
@@ -72,6 +74,7 @@ def test_a_folder_of_diffusers_in_any_float_dtype_gives_its_values(backend, stor
         assert _same(found[name], tensor.to(torch.float64).numpy()), name
 
 
+@pytest.mark.needs("config")
 def test_an_unusual_architecture_goes_there_and_back_and_computes_the_same(backend, tmp_path, options):
     tensors = seeded_tensors(UNUSUAL, options.seed)
     write_checkpoint(tmp_path, UNUSUAL, tensors)

@@ -1,8 +1,6 @@
-"""What the tiling tests share: the reference, given back as it was loaded."""
+"""What the tiling tests share: the reference."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,9 +12,6 @@ from twinvae.registry import REFERENCE
 
 
 @pytest.fixture
-def reference(load: Load, model: Model, dtype: str) -> Iterator[twinvae.VideoVAE]:
+def reference(load: Load, model: Model, dtype: str) -> twinvae.VideoVAE:
     """diffusers on PyTorch: its own tiled loops and its own blends."""
-    vae = load(REFERENCE, model, "eager", precise(dtype))
-    settings = dict(vars(vae))
-    yield vae
-    vars(vae).update(settings)
+    return load(REFERENCE, model, "eager", precise(dtype))

@@ -36,6 +36,11 @@ class Case(NamedTuple):
     batches: tuple[int, int] = (8, 2)
     sliced: bool = False
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Capabilities, beside tiles."""
+        return ("batches",) * (self.batches != (8, 2)) + ("slicing",) * self.sliced
+
 
 # Most tiles are 3 cells by 2, the last ones 1 cell high or wide: few shapes, and so few programs to compile.
 TILE, THIRD_AND_HALF = (24, 16), (1 / 3, 1 / 2)
@@ -66,7 +71,7 @@ CASES: dict[str, Case] = {
     "batch 2, sliced": Case(TILE, THIRD_AND_HALF, (40, 24), (5, 3), items=2, sliced=True),
 }
 GRID = [
-    pytest.param(case, operation, id=f"{case}-{operation}")
+    pytest.param(case, operation, id=f"{case}-{operation}", marks=pytest.mark.needs(*spec.needs))
     for operation in OPERATIONS
     for case, spec in CASES.items()
     if (spec.video if operation == "encode" else spec.latents)
@@ -98,6 +103,7 @@ def test_tiled_results_are_those_of_diffusers(case, operation, vae, reference, m
     hold(record, bars, {"rows and columns off": off}, case, operation=operation, shape=size)
 
 
+@pytest.mark.needs("stream", "batches")
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("case", STREAMED)
 def test_a_tiled_stream_gives_the_bits_of_the_whole(case, operation, vae, options):
@@ -106,6 +112,7 @@ def test_a_tiled_stream_gives_the_bits_of_the_whole(case, operation, vae, option
     assert np.array_equal(np.concatenate(list(stream(vae, operation, clip)), axis=1), whole)
 
 
+@pytest.mark.needs("stream", "house")
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_tiled_stream_goes_on_from_its_conv_cache(operation, vae, options):
     clip = drawn(vae, RESUMED, operation, options.seed)

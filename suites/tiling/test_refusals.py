@@ -32,7 +32,7 @@ SLIVERS: dict[str, tuple[tuple[int, int], str, int]] = {
 }
 TILE = (24, 16)
 
-pytestmark = [pytest.mark.needs("tiling"), pytest.mark.only(once=True, large=False)]
+pytestmark = [pytest.mark.needs("tiling", "house"), pytest.mark.only(once=True, large=False)]
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -15,7 +15,7 @@ from twinvae.bench.jsonl import describe
 from twinvae.bench.records import Key, Record, Run, RunData, Value
 
 # What a run says of itself beyond where its numbers come from.
-_NOT_KEPT = {"type", "command", "options", "selection", "nan_input", "storage", "unjudged"}
+_NOT_KEPT = {"type", "command", "options", "selection", "nan_input", "storage", "unjudged", "ports"}
 
 
 class Entry(BaseModel):

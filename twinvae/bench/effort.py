@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -37,6 +38,15 @@ def little_effort() -> Iterator[None]:
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
         torch.set_num_threads(threads)
+
+
+def quick_environment() -> dict[str, str]:
+    """The same for a process that is yet to be started."""
+    if jax.default_backend() != "cpu":
+        return {}
+    flags = [f"--{name}={str(value).lower()}" for name, value in QUICK.items()] if _knows_quick() else []
+    given = os.environ.get("XLA_FLAGS", "").split()
+    return {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": " ".join([*given, *flags]), "OMP_NUM_THREADS": "1"}
 
 
 def _quick_options(*arguments: Any, env_options_overrides: dict[str, Any] | None = None, **rest: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -17,43 +16,24 @@ from twinvae.arrays import DTYPES
 from twinvae.bench.aot.libtpu import platform_of
 from twinvae.bench.baselines import read_baseline
 from twinvae.bench.clips import read_clip
+from twinvae.bench.models import Model
 from twinvae.bench.places import BASELINES, LOCAL_REPORTS, SUITES
+from twinvae.bench.ports import Taken, taken_by
 from twinvae.bench.provenance import COMMIT, detect_platform, git_commit
-from twinvae.checkpoint import fingerprint, read_checkpoint
-from twinvae.config import VAEConfig, preset_config
 from twinvae.jax.chips import TPUS
+from twinvae.port import is_port, label_of
 from twinvae.registry import REFERENCE
-from twinvae.tensors import tensor_shapes
 
 MODES = ("eager", "jit")
 DEFAULT_PRESETS = ("tiny", "cogvideox-2b")
 # A model of the full architecture takes minutes per mode and dtype: unless asked otherwise, it runs in these alone.
-LARGE = 10_000_000
 LARGE_MODES = ("jit",)
 LARGE_DTYPES = ("float32", "bfloat16")
 AXES = ("model", "backend", "mode", "dtype")
 NAMES = (
     "backend", "mode", "dtype", "preset", "weights", "subfolder", "clip", "seed", "platform", "aot",
-    "baseline-dir", "report-dir", "commit",
+    "baseline-dir", "report-dir", "commit", "time-limit",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Model:
-    """What to measure: a preset with seeded weights, or a checkpoint.
-
-    Args:
-        label: its name in records.
-        source: the arguments of `twinvae.load` that choose it.
-    """
-
-    label: str
-    config: VAEConfig
-    source: dict[str, Any] = field(hash=False)
-
-    @property
-    def is_large(self) -> bool:
-        return sum(map(math.prod, tensor_shapes(self.config).values())) > LARGE
 
 
 @dataclass(frozen=True)
@@ -66,6 +46,8 @@ class Options:
         commit: of TwinVAE, where git does not know it.
         given: the suite options that stood on the command line, to run a case again with.
         one_round: whether everything is timed in a single round, which judges nothing by its time.
+        ports: of the backends that are ports, what each takes.
+        time_limit: seconds that a call of a port may take; None: the default.
     """
 
     backends: tuple[str, ...]
@@ -82,6 +64,8 @@ class Options:
     compiles_all: bool = False
     commit: str | None = None
     one_round: bool = False
+    ports: dict[str, Taken] = field(default_factory=dict)
+    time_limit: float | None = None
 
     @property
     def clip_label(self) -> str:
@@ -141,6 +125,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"take the TPU compiler's platform for {', '.join(TPUS)}, and compile all that has changed",
     )
     group.addoption("--one-round", action="store_true", help="time everything once: nothing is then judged by its time")
+    group.addoption(
+        "--time-limit",
+        metavar="SECONDS",
+        help="that a call of a port may take; five times that for all calls of a kind",
+    )
     group.addoption("--baseline-dir", metavar="DIR", help="where baselines are (default: baselines)")
     group.addoption("--report-dir", metavar="DIR", help="where records and pages go (default: reports/local)")
     group.addoption(
@@ -164,20 +153,27 @@ def read_options(given: Any) -> Options:
             option, what was found and what to give instead.
     """
     seed = _seed(given.seed)
-    installed = twinvae.backends()
+    backends, limit = _backends(given.backend), _seconds(given.time_limit)
     weights = _weights(given.weights, given.subfolder, seed)
     presets = _names("--preset", given.preset, tuple(twinvae.PRESETS), () if weights else DEFAULT_PRESETS)
-    models = [Model(name, preset_config(name), {"preset": name, "seed": seed}) for name in presets]
+    models = [Model.of_preset(name, seed) for name in presets]
+    models += [weights] if weights else []
     platform = _platform(given)
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", platform):
         raise pytest.UsageError(f"--platform {platform!r}: expected small letters, digits and dashes, such as gpu-h200")
     baseline_dir = _folder(given.baseline_dir, BASELINES, "--baseline-dir")
+    ports = {}
+    if names := [name for name in backends if is_port(name)]:
+        named = given.preset is not None or weights is not None
+        dtypes = _names("--dtype", given.dtype, tuple(DTYPES), tuple(DTYPES))
+        ports, own = _ports(names, models if named else models[:1], named, dtypes, limit, seed)
+        models = own if len(names) == len(backends) else list({m.label: m for m in (*models, *own)}.values())
     return Options(
-        backends=_names("--backend", given.backend, tuple(installed), tuple(b for b in installed if b != REFERENCE)),
+        backends=backends,
         modes=_names("--mode", given.mode, MODES, MODES),
         dtypes=_names("--dtype", given.dtype, tuple(DTYPES), tuple(DTYPES)),
-        models=(*models, *([weights] if weights else [])),
-        weights=weights.label if weights else "seeded",
+        models=tuple(models),
+        weights=next((model.label for model in models if "weights" in model.source), "seeded"),
         clip=_clip(given.clip),
         platform=platform,
         baseline_dir=_valid_baselines(baseline_dir, platform),
@@ -187,6 +183,8 @@ def read_options(given: Any) -> Options:
         compiles_all=given.aot is not None,
         commit=_commit(given.commit),
         one_round=given.one_round,
+        ports=ports,
+        time_limit=limit,
     )
 
 
@@ -226,6 +224,44 @@ def _names(option: str, given: str | None, known: tuple[str, ...], default: tupl
     return tuple(name for name in known if name in names)
 
 
+def _backends(given: str | None) -> tuple[str, ...]:
+    """The backends that are named, ports among them; each once, and no two ports of one label."""
+    installed = twinvae.backends()
+    names = [] if given is None else [name.strip() for name in given.split(",") if name.strip()]
+    ports = [name for name in dict.fromkeys(names) if is_port(name)]
+    if len({label_of(name) for name in ports}) < len(ports):
+        raise pytest.UsageError(f"--backend {given}: two ports are called alike; give their files different names")
+    others = ",".join(name for name in names if not is_port(name))
+    if ports and not others:
+        return tuple(ports)
+    default = tuple(backend for backend in installed if backend != REFERENCE)
+    return (*_names("--backend", others if ports else given, tuple(installed), default), *ports)
+
+
+def _ports(
+    names: list[str], models: list[Model], named: bool, dtypes: tuple[str, ...], limit: float | None, seed: int
+) -> tuple[dict[str, Taken], list[Model]]:
+    """What each port takes, and the models that any of them is of."""
+    ports: dict[str, Taken] = {}
+    own: dict[str, Model] = {}
+    for name in names:
+        try:
+            taken = taken_by(name, models, named, dtypes, limit, seed)
+        except (OSError, ValueError) as error:
+            raise pytest.UsageError(f"--backend {name}: {error}") from None
+        ports[name] = taken
+        own |= {model.label: model for model in taken.models}
+    return ports, list(own.values())
+
+
+def _seconds(given: str | None) -> float | None:
+    if given is None:
+        return None
+    if not re.fullmatch(r"\d+(\.\d+)?", given) or not float(given):
+        raise pytest.UsageError(f"--time-limit {given}: expected seconds, above 0")
+    return float(given)
+
+
 def _seed(given: str | None) -> int:
     if given is None:
         return 0
@@ -240,11 +276,9 @@ def _weights(given: str | None, subfolder: str | None, seed: int) -> Model | Non
             raise pytest.UsageError(f"--subfolder {subfolder}: it belongs to --weights, which is not given")
         return None
     try:
-        config, tensors = read_checkpoint(given, subfolder)
+        return Model.of_checkpoint(given, subfolder, seed)
     except (OSError, ValueError) as error:
         raise pytest.UsageError(f"--weights {given}: {error}") from None
-    label = f"{Path(given).name}@{fingerprint(tensors)}"
-    return Model(label, config, {"weights": given, "subfolder": subfolder, "seed": seed})
 
 
 def _clip(given: str | None) -> Path | None:
@@ -321,21 +355,32 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def selected(options: Options, axes: list[str], only: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Every combination of the axes that the options and a test's `only` marker leave."""
-    modes, dtypes = options.modes, options.dtypes
-    if only.get("once"):
-        modes, dtypes = modes[-1:], dtypes[:1]
-    values = {"model": options.models, "backend": options.backends, "mode": modes, "dtype": dtypes}
+    """Every combination of the axes that the options and a test's `only` marker leave, and that a backend takes."""
     rows = []
-    for row in itertools.product(*(values[name] for name in axes)):
-        model, mode, dtype = (dict(zip(axes, row, strict=True)).get(name) for name in ("model", "mode", "dtype"))
+    for model, backend in itertools.product(
+        options.models if "model" in axes else (None,), options.backends if "backend" in axes else (None,)
+    ):
+        taken = options.ports.get(backend or "")
+        modes, dtypes = options.modes, options.dtypes
+        if taken is not None:
+            modes = tuple(mode for mode in modes if mode in taken.modes) or taken.modes
+            dtypes = tuple(dtype for dtype in dtypes if dtype in taken.dtypes)
+        if only.get("once"):
+            modes, dtypes = modes[-1:], dtypes[:1]
         bounds = only | ((only.get("large" if model.is_large else "small") or {}) if model else {})
         unwanted = only.get("large") is False or (only.get("asked") and not options.names_models)
-        left_out = model and model.is_large and unwanted
+        if (model and model.is_large and unwanted) or (model and taken and model not in taken.models):
+            continue
         in_modes = modes[:1] if bounds.get("mode") == "first" else bounds.get("mode", modes)
-        wanted = mode in (None, *in_modes) and dtype in (None, *bounds.get("dtype", dtypes))
-        if wanted and not left_out and options.takes(model, mode, dtype):
-            rows.append(row)
+        if taken is not None and len(taken.modes) == 1:  # what runs in one way alone is judged in that
+            in_modes = modes
+        for mode, dtype in itertools.product(
+            modes if "mode" in axes else (None,), dtypes if "dtype" in axes else (None,)
+        ):
+            wanted = mode in (None, *in_modes) and dtype in (None, *bounds.get("dtype", dtypes))
+            if wanted and options.takes(model, mode, dtype):
+                values = {"model": model, "backend": backend, "mode": mode, "dtype": dtype}
+                rows.append(tuple(values[axis] for axis in axes))
     return rows
 
 
@@ -344,4 +389,4 @@ def _argument_names(names: str | list[str] | tuple[str, ...]) -> list[str]:
 
 
 def _label(value: Any) -> str:
-    return value.label if isinstance(value, Model) else str(value)
+    return value.label if isinstance(value, Model) else label_of(str(value))

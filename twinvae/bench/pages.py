@@ -161,8 +161,9 @@ def notes(judged: Judged) -> list[str]:
         )
     if run.debugged:
         found.append("**Run with --debug-nans**: programs and times are not those of a run without it.")
-    if run.unjudged:
-        found.append(f"Not judged, because the backend does not say that it can: {'; '.join(run.unjudged)}.")
+    found += [f"Of {line}." for line in run.ports]
+    if unjudged := (*run.unjudged, *(data.end.unjudged if data.end else ())):
+        found.append(f"Not judged: {'; '.join(unjudged)}.")
     if run.nan_input:
         found.append("**The clip holds NaN**: where both sides are NaN they count as equal.")
     if baseline is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from twinvae.bench.records import Record, RunFile, Selection
 from twinvae.bench.report import Summary, write_report
 from twinvae.bench.verdicts import judge, number
 from twinvae.capabilities import CAPABILITIES
+from twinvae.isolation import undisturbed
+from twinvae.port import NotTaken, label_of
 from twinvae.registry import capabilities_of
 
 FILES = pytest.StashKey[dict[str, RunFile]]()
@@ -29,10 +32,21 @@ SUMMARY = pytest.StashKey[Summary]()
 HELD = pytest.StashKey[dict[Path, set[str]]]()  # the tests of each file, by node id, whatever is left of them
 TRIED = pytest.StashKey[set[str]]()  # the tests that ran, or were skipped or broken before they could
 PAST = pytest.StashKey[list[str]]()
+NOT_TAKEN = pytest.StashKey[dict[str, Counter[str]]]()  # by suite: what ports did not take while tests ran
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[FILES], config.stash[HELD], config.stash[TRIED] = {}, {}, set()
+    config.stash[FILES], config.stash[HELD], config.stash[TRIED], config.stash[NOT_TAKEN] = {}, {}, set(), {}
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    options = config.stash.get(OPTIONS, None)
+    return port_lines(options) if options else []
+
+
+def port_lines(options: Options) -> list[str]:
+    """What is said of ports before any test, a line each."""
+    return [f"{label_of(name)}: {note}" for name, taken in options.ports.items() for note in taken.notes]
 
 
 # Before the tests
@@ -44,6 +58,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if lacking := lacks(item):
             item.add_marker(pytest.mark.skip(reason=f"the backend does not say that it can: {', '.join(lacking)}"))
+        elif of_no_port(item):
+            item.add_marker(pytest.mark.skip(reason="it judges no backend"))
     options = config.stash[OPTIONS]
     wanted = [mark.args[0] for item in items for mark in item.iter_markers("clip_frames")]
     if options.clip and wanted:
@@ -58,6 +74,13 @@ def lacks(item: Any) -> list[str]:
     backend = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
     known = isinstance(backend, str)  # where the options leave no case, pytest has a value of its own
     return sorted(needed - capabilities_of(backend)) if needed and known else []
+
+
+def of_no_port(item: Any) -> bool:
+    """Whether ports alone are judged, and a test of a suite takes no backend: it judges what is not theirs."""
+    backends = item.config.stash[OPTIONS]
+    alone_there = backends.ports and set(backends.ports) == set(backends.backends)
+    return bool(alone_there and suite_of(item.path) and "backend" not in getattr(item, "fixturenames", ()))
 
 
 def _large_models_last(item: Any) -> tuple[Any, ...]:
@@ -80,10 +103,19 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
     return report
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     if not item.config.option.setuponly:  # with --setup-plan, too, nothing is measured
         run_file(item)
+    with not_taken_skips(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """What a test of a suite, or a backend in it, changes of this process's settings ends with it."""
+    with undisturbed() if suite_of(item.path) else nullcontext():
+        return (yield)
 
 
 def run_file(item: pytest.Item) -> RunFile | None:
@@ -123,9 +155,13 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
         seed=options.seed,
         weights=options.weights,
         clip=options.clip_label,
-        selection=Selection(backends=options.backends, modes=options.modes, dtypes=options.dtypes, presets=presets),
+        selection=Selection(
+            backends=tuple(map(label_of, options.backends)), modes=options.modes, dtypes=options.dtypes, presets=presets
+        ),
         options=(*options.given, *debugging.flags(session.config)),
         unjudged=_unjudged(own),
+        ports=port_lines(options),
+        names=options.backends,
         storage=_saved_runs(session.config),
         given_commit=options.commit,
         nan_input=options.clip is not None and bool(np.isnan(read_clip(options.clip, frames, 64, 64)).any()),
@@ -135,8 +171,14 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
 def _unjudged(items: Any) -> tuple[str, ...]:
     """What is not judged of a backend, and how many tests that is: a line each."""
     found = Counter(
-        f"{item.callspec.params['backend']}: {', '.join(lacking)}" for item in items if (lacking := lacks(item))
+        f"{label_of(item.callspec.params['backend'])}: {', '.join(lacking)}"
+        for item in items
+        if (lacking := lacks(item))
     )
+    return _counted(found)
+
+
+def _counted(found: Counter[str]) -> tuple[str, ...]:
     return tuple(f"{what} ({many(count, 'test')})" for what, count in sorted(found.items()))
 
 
@@ -157,9 +199,22 @@ def keep(item: pytest.Item, record: Record) -> None:
         item.stash.setdefault(PAST, []).append(f"{record.key}: {number(record.value)}, {verdict.reason}")
 
 
+@contextmanager
+def not_taken_skips(item: pytest.Item) -> Iterator[None]:
+    """A test that asks a port for what it does not take is skipped, and the page says how many were, and why."""
+    try:
+        yield
+    except NotTaken as why:
+        backend = axis_fields(item).get("backend", "")
+        of_suite = item.config.stash[NOT_TAKEN].setdefault(suite_of(item.path) or "", Counter())
+        of_suite[f"{backend}: {why}"] += 1
+        pytest.skip(str(why))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    result = yield
+    with not_taken_skips(item):
+        result = yield
     if past := item.stash.get(PAST, []):
         pytest.fail("\n".join(past), pytrace=False)
     return result
@@ -182,7 +237,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def axis_fields(item: Any) -> dict[str, str]:
     """The fields of a record that an item's parameters give: backend, mode, dtype and preset."""
     values = item.callspec.params if hasattr(item, "callspec") else {}
-    fields = {axis: str(values[axis]) for axis in ("backend", "mode", "dtype") if axis in values}
+    fields = {axis: label_of(str(values[axis])) for axis in ("backend", "mode", "dtype") if axis in values}
     return fields | ({"preset": values["model"].label} if "model" in values else {})
 
 
@@ -200,7 +255,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     for suite, file in files.items():
         held, tried = session.config.stash[HELD], session.config.stash[TRIED]
         ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        file.end(ended and is_complete(files_of(suite), held, tried), int(exitstatus))
+        unjudged = _counted(session.config.stash[NOT_TAKEN].get(suite, Counter()))
+        file.end(ended and is_complete(files_of(suite), held, tried), int(exitstatus), unjudged)
     if files:
         options = session.config.stash[OPTIONS]
         summary = write_report(options.report_dir, options.baseline_dir, options.platform, tuple(files))

@@ -21,6 +21,7 @@ from twinvae.bench.aot.libtpu import chip_of
 from twinvae.bench.places import CHECKOUT
 from twinvae.bench.records import Run, Selection
 from twinvae.jax.chips import TPUS, platform_name
+from twinvae.port import is_port, label_of, parsed
 from twinvae.registry import installed
 
 CHANGES, UNKNOWN = "+changes", "unknown"
@@ -43,6 +44,8 @@ def collect(
     storage: str = "",
     given_commit: str | None = None,
     unjudged: Sequence[str] = (),
+    ports: Sequence[str] = (),
+    names: Sequence[str] | None = None,
 ) -> Run:
     """Describe this run.
 
@@ -65,7 +68,7 @@ def collect(
         platform=platform,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=ours,
-        sources={name: source_of(name, ours) for name in selection.backends},
+        sources={label_of(name): source_of(name, ours) for name in names or selection.backends},
         versions=_versions((*PACKAGES, "libtpu") if chip else PACKAGES),
         device=device,
         cores=cores,
@@ -79,6 +82,7 @@ def collect(
         nan_input=nan_input,
         storage=storage,
         unjudged=tuple(unjudged),
+        ports=tuple(ports),
     )
 
 
@@ -137,14 +141,17 @@ def git_commit() -> str | None:
 
 def source_of(backend: str, ours: str) -> str:
     """Which code a backend is: our own is of our commit, a port of its repository's, or of a digest of its sources."""
-    point = installed()[backend]
-    if point.dist is not None and point.dist.name == "twinvae":
-        return ours
-    file = _file_of(point.module)
+    if is_port(backend):
+        place = parsed(backend).place
+        file, top = (Path(place),) * 2 if place.endswith(".py") else map(_file_of, (place, place.partition(".")[0]))
+    else:
+        point = installed()[backend]
+        if point.dist is not None and point.dist.name == "twinvae":
+            return ours
+        file, top = _file_of(point.module), _file_of(point.module.partition(".")[0])
     if _git(file.parent, "ls-files", "--", file.name):
         return _head(file.parent) or UNKNOWN
-    package = _file_of(point.module.partition(".")[0])
-    folder = package.parent if package.name == "__init__.py" else None
+    folder = top.parent if top.name == "__init__.py" else None
     return digest(sorted(folder.rglob("*.py")) if folder else [file])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -61,6 +61,7 @@ class Run(_Line):
         nan_input: whether the clip held NaN.
         storage: the folder in which pytest-benchmark saves runs.
         unjudged: what backends do not say that they can do, and so was not judged of them, a line each.
+        ports: what small calls found out about ports, a line each.
     """
 
     type: Literal["run"] = "run"
@@ -82,6 +83,7 @@ class Run(_Line):
     nan_input: bool = False
     storage: str = ""
     unjudged: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
 
     @property
     def debugged(self) -> bool:
@@ -190,12 +192,17 @@ class Exhibit(_Line):
 
 
 class End(_Line):
-    """How a run ended; `complete` means that every case of the selection was run."""
+    """How a run ended; `complete` means that every case of the selection was run.
+
+    Attributes:
+        unjudged: what turned out not to be judged while tests ran, a line each.
+    """
 
     type: Literal["end"] = "end"
     complete: bool
     exit_status: int
     seconds: float
+    unjudged: tuple[str, ...] = ()
 
 
 class RunData(NamedTuple):
@@ -269,10 +276,10 @@ class RunFile:
         np.savez_compressed(file, **plain)
         self._lines.append(Exhibit(name=name, file=str(file.relative_to(self.path.parent)), **fields))
 
-    def end(self, complete: bool, exit_status: int) -> None:
+    def end(self, complete: bool, exit_status: int, unjudged: Sequence[str] = ()) -> None:
         """Say that nothing more comes; `complete` where every case of the selection was run."""
         seconds = round(self._clock() - self._began, 1)
-        self._lines.append(End(complete=complete, exit_status=exit_status, seconds=seconds))
+        self._lines.append(End(complete=complete, exit_status=exit_status, seconds=seconds, unjudged=tuple(unjudged)))
 
     @property
     def _exhibits(self) -> Path:
