@@ -69,7 +69,8 @@ def beside(session: nox.Session, *arguments: str) -> Iterator[None]:
 def _suite_session(suite: str) -> None:
     @nox.session(name=suite)
     def run_suite(session: nox.Session) -> None:
-        python(session, "-m", "pytest", f"suites/{suite}", *session.posargs)
+        looking = ["--diagnose"] if suite == "parity" else []
+        python(session, "-m", "pytest", f"suites/{suite}", *looking, *session.posargs)
 
     run_suite.func.__doc__ = f"Run the {suite} suite and write reports/local/<platform>/{suite}.md."
 

@@ -8,6 +8,7 @@ are those of published ports (one of them counts as two), six more are mistakes 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -25,7 +26,7 @@ DEFECTS = {
     "odd-frame-last": "encode, an odd count of three frames or more: the last frame is left alone, not the first",
     "remainder-last": "encode, more than 8 frames and no multiple of 8: the last frame batch takes the remainder",
     "same-padding": "encode, heights or widths that do not divide by 8: downsampling pads as 'SAME' does",
-    "cache-of-first-batch": "the third frame batch on: the conv cache stays the first batch's",
+    "cache-of-first-batch": "encode, the third frame batch on: the conv cache stays the first batch's",
     "items-share-cache": "batches of two clips or more: a clip begins with the conv cache of the one before",
     "act-fn-ignored": "configs whose act_fn is not silu",
 }
@@ -50,11 +51,12 @@ class FlawedVAE:
 
     def __init__(self, config: Any, tensors: Mapping[str, Any], defects: Iterable[str] = ()):
         self.config, self.defects = config, set(defects)
+        self.levels = int(np.log2(config.temporal_compression_ratio))  # that halve or double frames
         if unknown := self.defects - DEFECTS.keys():
             raise ValueError(f"no such defects: {', '.join(sorted(unknown))}; choose from {', '.join(DEFECTS)}")
         self.params = {name: _for_numpy(np.asarray(tensor)) for name, tensor in tensors.items()}
         self.num_sample_frames_batch_size = 8
-        self.num_latent_frames_batch_size = 1 if "one-latent-per-batch" in self.defects else 2
+        self.num_latent_frames_batch_size = 2
         self.tile_sample_min_height = config.sample_height // 2
         self.tile_sample_min_width = config.sample_width // 2
         self.tile_overlap_factor_height, self.tile_overlap_factor_width = 1 / 6, 1 / 5
@@ -84,16 +86,15 @@ class FlawedVAE:
         return joined
 
     def enable_tiling(
-        self, height: int | None = None, width: int | None = None, overlap_height: float | None = None,
-        overlap_width: float | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        tile_sample_min_height: int | None = None,
+        tile_sample_min_width: int | None = None,
+        tile_overlap_factor_height: float | None = None,
+        tile_overlap_factor_width: float | None = None,
+    ) -> None:
         self.use_tiling = True
-        self.tile_sample_min_height = self.tile_sample_min_height if height is None else height
-        self.tile_sample_min_width = self.tile_sample_min_width if width is None else width
-        if overlap_height is not None:
-            self.tile_overlap_factor_height = overlap_height
-        if overlap_width is not None:
-            self.tile_overlap_factor_width = overlap_width
+        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        vars(self).update(given)
 
     def disable_tiling(self) -> None:
         self.use_tiling = False
@@ -116,16 +117,18 @@ class FlawedVAE:
     def frame_batches(self, operation: str, clip: Array, cache: Cache | None) -> tuple[Array, Cache | None]:
         encode, frames, outputs = operation == "encode", clip.shape[1], []
         size = self.num_sample_frames_batch_size if encode else self.num_latent_frames_batch_size
+        if not encode and "one-latent-per-batch" in self.defects:
+            size = 1
         rest = frames % size if frames > size else 0
         edges = [*range(rest, frames, size), frames] if frames > size else [0, frames]
         edges[0] = 0
         if encode and "remainder-last" in self.defects:
             edges = [*range(0, frames, size), frames]
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in itertools.pairwise(edges):
             new: Cache = {}
             out = (self.encoder if encode else self.decoder)(clip[:, start:stop], cache, new)
             outputs.append(out)
-            if cache is None or "cache-of-first-batch" not in self.defects:
+            if cache is None or not encode or "cache-of-first-batch" not in self.defects:
                 cache = new
         return np.concatenate(outputs, axis=1), cache
 
@@ -168,7 +171,7 @@ class FlawedVAE:
                 x = self.resnet(f"encoder.down_blocks.{level}.resnets.{index}", x, None, old, new)
             if level < last:
                 name = f"encoder.down_blocks.{level}.downsamplers.0"
-                x = self.note(name, self.downsample(name, x, level < config.temporal_levels))
+                x = self.note(name, self.downsample(name, x, level < self.levels))
         for index in range(2):
             x = self.resnet(f"encoder.mid_block.resnets.{index}", x, None, old, new)
         x = silu(self.note("encoder.norm_out", self.group_norm("encoder.norm_out", x, 1e-6)))
@@ -188,7 +191,7 @@ class FlawedVAE:
                 x = self.resnet(f"decoder.up_blocks.{level}.resnets.{index}", x, z, old, new)
             if level < last:
                 name = f"decoder.up_blocks.{level}.upsamplers.0"
-                x = self.note(name, self.upsample(name, x, level < config.temporal_levels))
+                x = self.note(name, self.upsample(name, x, level < self.levels))
         x = silu(self.note("decoder.norm_out", self.spatial_norm("decoder.norm_out", x, z)))
         return self.note("decoder.conv_out", self.causal_conv("decoder.conv_out", x, old, new))
 
@@ -226,8 +229,7 @@ class FlawedVAE:
         return x @ self.params[f"{name}.weight"][0, 0, 0] + self.params[f"{name}.bias"]
 
     def group_norm(self, name: str, x: Array, epsilon: float) -> Array:
-        b, t, h, w, c = x.shape
-        groups = x.reshape(b, t, h, w, self.config.norm_num_groups, -1)
+        groups = x.reshape(*x.shape[:4], self.config.norm_num_groups, -1)
         mean = groups.mean(axis=(1, 2, 3, 5), keepdims=True)
         variance = groups.var(axis=(1, 2, 3, 5), keepdims=True)
         normed = ((groups - mean) / np.sqrt(variance + epsilon)).reshape(x.shape)

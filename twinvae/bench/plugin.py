@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ import pytest
 from rich.console import Console
 
 from twinvae.bench import debugging, provenance
+from twinvae.bench.baselines import Baseline, baseline_path, read_baseline
 from twinvae.bench.clips import read_clip
+from twinvae.bench.diagnosis.diagnose import SECONDS
+from twinvae.bench.diagnosis.run import diagnose_backend
 from twinvae.bench.options import OPTIONS, Model, Options, check_clip
 from twinvae.bench.pages import many
 from twinvae.bench.places import alone, files_of, suite_of
 from twinvae.bench.records import Record, RunFile, Selection
-from twinvae.bench.report import Summary, write_report
-from twinvae.bench.verdicts import judge, number
+from twinvae.bench.report import Summary, judge_suites, write_diagnosis, write_report
+from twinvae.bench.verdicts import judge, judge_in, number
 from twinvae.capabilities import CAPABILITIES
 from twinvae.isolation import undisturbed
 from twinvae.port import NotTaken, label_of
@@ -32,7 +36,13 @@ SUMMARY = pytest.StashKey[Summary]()
 HELD = pytest.StashKey[dict[Path, set[str]]]()  # the tests of each file, by node id, whatever is left of them
 TRIED = pytest.StashKey[set[str]]()  # the tests that ran, or were skipped or broken before they could
 PAST = pytest.StashKey[list[str]]()
+KEPT = pytest.StashKey[dict[str, Baseline | None]]()  # the baseline of each suite that had to be asked
 NOT_TAKEN = pytest.StashKey[dict[str, Counter[str]]]()  # by suite: what ports did not take while tests ran
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "find out what a backend does whose whole models fail, by experiments with the first model"
+    parser.getgroup("twinvae").addoption("--diagnose", action="store_true", help=help)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -193,10 +203,18 @@ def _saved_runs(config: pytest.Config) -> str:
 
 def keep(item: pytest.Item, record: Record) -> None:
     """Append a record of an item's suite; one past its limit fails the test when its body is done."""
-    run_file(item).record(record)
+    file = run_file(item)
+    file.record(record)
     verdict = judge(record)
-    if verdict.failing:
+    if verdict.failing and judge_in(file.run, record, _baseline(item.config, file.run.suite)).status != "known":
         item.stash.setdefault(PAST, []).append(f"{record.key}: {number(record.value)}, {verdict.reason}")
+
+
+def _baseline(config: pytest.Config, suite: str) -> Baseline | None:
+    kept, options = config.stash.setdefault(KEPT, {}), config.stash[OPTIONS]
+    if suite not in kept:
+        kept[suite] = read_baseline(baseline_path(options.baseline_dir, options.platform, suite))
+    return kept[suite]
 
 
 @contextmanager
@@ -259,10 +277,35 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         file.end(ended and is_complete(files_of(suite), held, tried), int(exitstatus), unjudged)
     if files:
         options = session.config.stash[OPTIONS]
+        if session.config.option.diagnose and exitstatus == pytest.ExitCode.TESTS_FAILED:
+            _diagnose(session.config, options, tuple(files))
         summary = write_report(options.report_dir, options.baseline_dir, options.platform, tuple(files))
         session.config.stash[SUMMARY] = summary
         if summary.failed and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _diagnose(config: pytest.Config, options: Options, suites: tuple[str, ...]) -> None:
+    """Look for the causes of what fails of each backend; what comes of it stands on the pages of these runs."""
+    say = config.pluginmanager.get_plugin("terminalreporter")
+    folder = options.report_dir / options.platform / "records"
+    judged = judge_suites(options.report_dir, options.baseline_dir, options.platform, suites)
+    for backend in options.backends:
+        label = label_of(backend)
+        ours = [one for one in judged if one.suite in suites]
+        whole = any(v.failing and v.key.backend == label and v.key.preset for one in ours for v in one.verdicts)
+        if not whole and not any(f.backend == label for one in ours for f in one.data.failures):
+            continue
+        say.write_line(f"\n{label}: looking for causes, up to {SECONDS:g} s")
+        try:
+            found = diagnose_backend(
+                backend, options.models[0], named=options.names_models, seed=options.seed,
+                say=lambda finding: say.write_line(f"  found: {finding.headline}"),
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            say.write_line(f"  {error}")
+        else:
+            write_diagnosis(folder, label, found.findings, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def is_complete(files: set[Path], held: Mapping[Path, set[str]], tried: set[str]) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from twinvae import arrays
-from twinvae.bench.diagnosis.variant import Settings
+from twinvae.bench.diagnosis.variant import UNSET, Settings
 from twinvae.config import VAEConfig
 from twinvae.tiles import Operation
 
@@ -31,7 +31,7 @@ class Case(NamedTuple):
     name: str
     operation: Operation
     size: tuple[int, int, int, int]
-    settings: Settings = Settings()
+    settings: Settings = UNSET
     fields: Mapping[str, Any] = {}
     needs: str = ""
 
@@ -123,16 +123,16 @@ def subject_of(
     found = {
         "activations": hasattr(vae, "activations") and (said is None or "activations" in said),
         "tiling": hasattr(vae, "enable_tiling") and (said is None or "tiling" in said),
-        "batches": batches and (said is None or "tiling" in said),
+        "batches": batches and (said is None or "batches" in said),
         "config": build is not None,
     }
     return Subject(vae, config, tensors, frozenset(name for name, has in found.items() if has), build, dtype)
 
 
 @contextmanager
-def _set(vae: Any, case: Case, batches: bool):
+def _set(vae: Any, case: Case, batches: bool) -> Iterator[None]:
     """A case's settings, set back afterwards."""
-    before = dict(vars(vae)) if hasattr(vae, "__dict__") else {}
+    before = {name: setting for name, setting in vars(vae).items() if not name.startswith("_")}
     try:
         if batches and case.settings.together:
             vae.num_sample_frames_batch_size = vae.num_latent_frames_batch_size = case.settings.together
@@ -140,9 +140,7 @@ def _set(vae: Any, case: Case, batches: bool):
             vae.enable_tiling(*case.settings.tile, *case.settings.overlap)
         yield
     finally:
-        for name in [name for name in vars(vae) if name not in before] if before else ():
-            delattr(vae, name)
-        vars(vae).update(before) if before else None
+        vars(vae).update(before)
 
 
 def _numpy(array: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from twinvae.bench.diagnosis.experiments import OUTPUT, Case, agreement, at_bounds, off_by
-from twinvae.bench.diagnosis.signatures import Signature, of_modules, signatures
+from twinvae.bench.diagnosis.signatures import TILED, Signature, of_modules, signatures
 from twinvae.bench.diagnosis.variant import Change, Variant
 
 GAIN, LOSS = 0.02, 0.005  # shares of a part's elements; chance makes 1e-5 of them agree in float32
@@ -50,14 +50,13 @@ class Confirmed(NamedTuple):
     acts: tuple[str, ...] = ()
 
 
-_TILES = ("tile sizes", "overlaps", "neighbours", "blend order", "ramp")
 _TIME = ("together", "remainder", "cache", "handed on", "pooled axes", "odd frame", "temporal pooling", "odd latents",
          "doubled frames")  # fmt: skip
 
 
 def acts_in(field: str, case: Case, clipped: bool = True) -> bool:
     """Whether a piece can make a difference in a case."""
-    if field in _TILES:
+    if field in TILED:
         return case.settings.tile is not None
     if field in _TIME:
         return case.size[1] > 1
@@ -113,19 +112,37 @@ class Search:
     def _rescore(self) -> None:
         self.scores = [self._score(index, ()) for index in range(len(self.observed))]
 
+    def agrees_anywhere(self) -> list[bool]:
+        """Whether some of a case's elements agree to rounding, of every case, before anything is confirmed."""
+        return [max(share for name, share in score.items() if name != BOUNDS) > GAIN for score in self.scores]
+
+    def errors(self) -> list[float]:
+        """The largest error over the largest value of every case that agrees to the bar."""
+        found = []
+        for one, score in zip(self.observed, self.scores, strict=True):
+            if not self._open(score):
+                expected = self.expected(one)[OUTPUT]
+                found.append(off_by(one.parts[OUTPUT], expected) / (np.abs(expected).max() or 1))
+        return found
+
+    def expected(self, one: Observed) -> dict[str, np.ndarray]:
+        """The reference with all that is confirmed."""
+        return self._parts(one, ()) or {}
+
     # One more signature, or two
 
     def _step(self) -> list[Confirmed]:
         failing = [index for index, score in enumerate(self.scores) if self._open(score)]
         tables = {index: self._table(index) for index in failing}
-        for index in failing:  # one that explains a whole case
-            if found := self._best(index, tables[index], whole=True):
-                return [found]
-        for index in failing[:NEAR]:  # two that explain a whole case, of which one explains a part
-            for first in self._gainers(index, tables[index])[:FIRSTS]:
-                others = [other for other in tables[index] if other.field != first.field]
-                if found := self._best(index, others, (first.change,), whole=True):
-                    return [self._shown(index, first, [], (found.signature.change,)), found]
+        for near in (failing[:NEAR], failing[NEAR:]):
+            for index in near:  # one that explains a whole case
+                if found := self._best(index, tables[index], whole=True):
+                    return [found]
+            for index in near[:NEAR]:  # two that explain a whole case, of which one explains a part
+                for first in self._gainers(index, tables[index])[:FIRSTS]:
+                    others = [other for other in tables[index] if other.field != first.field]
+                    if found := self._best(index, others, (first.change,), whole=True):
+                        return [self._shown(index, first, [], (found.signature.change,)), found]
         for index in failing[:NEAR]:  # one of a single module
             one = self.observed[index]
             table = of_modules(one.variant, one.case.operation, self._departing(index))
@@ -160,10 +177,17 @@ class Search:
             if self._clock() > self._until:
                 self.cut = True
                 break
+            if self._refuted(index, (*beside, signature.change)):
+                continue
             score = self._score(index, (*beside, signature.change))
             if (gain := self._gain(self.scores[index], score, signature.field)) >= GAIN:
                 gains.append((gain, signature))
         return [signature for _, signature in sorted(gains, key=lambda pair: -pair[0])]
+
+    def _refuted(self, index: int, changes: tuple[Change, ...]) -> bool:
+        """Whether a simpler case agrees already, and would not with these."""
+        simpler = [other for other in range(index) if not self._open(self.scores[other])]
+        return any(self._loss(self.scores[other], self._score(other, changes)) > LOSS for other in simpler[:NEAR])
 
     def _best(
         self, index: int, table: Iterable[Signature], beside: tuple[Change, ...] = (), whole: bool = False

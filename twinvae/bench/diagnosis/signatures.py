@@ -11,6 +11,7 @@ from twinvae.tiles import Operation
 BOTH: tuple[Operation, ...] = ("decode", "encode")
 DECODE: tuple[Operation, ...] = ("decode",)
 ENCODE: tuple[Operation, ...] = ("encode",)
+TILED = ("tile sizes", "overlaps", "neighbours", "blend order", "ramp")  # fields that are about tiles alone
 
 
 class Signature(NamedTuple):

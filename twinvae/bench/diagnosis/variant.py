@@ -22,7 +22,8 @@ TIME, HEIGHT, WIDTH = 2, 3, 4
 
 # How diffusers does each piece; a change gives one of them another value.
 RIGHT: dict[str, Any] = {
-    "together": None, "remainder": "first", "cache": "carried", "handed on": "each batch's", "items": "apart", "time padding": "first",
+    "together": None, "remainder": "first", "cache": "carried", "handed on": "each batch's", "items": "apart",
+    "time padding": "first",
     "space padding": "zeros", "kernel": "as it is", "bias": "added", "groups": "in a row", "number of groups": None,
     "statistics": "frame batch", "variance": "biased", "epsilon": None, "affine": "applied", "activation": None,
     "last activation": "applied", "condition": "y * norm + b", "resized": "first frame alone", "shortcut": "added",
@@ -48,6 +49,9 @@ class Settings(NamedTuple):
     together: int | None = None
     tile: tuple[int, int] | None = None
     overlap: tuple[float, float] = (1 / 6, 1 / 5)
+
+
+UNSET = Settings()
 
 
 def _swapped_halves(x: Clip) -> Clip:
@@ -115,12 +119,12 @@ class Variant:
         return RIGHT[field]
 
     @torch.no_grad()
-    def run(self, operation: Operation, clip: np.ndarray, settings: Settings = Settings()) -> np.ndarray:
+    def run(self, operation: Operation, clip: np.ndarray, settings: Settings = UNSET) -> np.ndarray:
         """Moments or video, channel-last."""
         return self.parts(operation, clip, settings)["output"]
 
     @torch.no_grad()
-    def parts(self, operation: Operation, clip: np.ndarray, settings: Settings = Settings()) -> dict[str, np.ndarray]:
+    def parts(self, operation: Operation, clip: np.ndarray, settings: Settings = UNSET) -> dict[str, np.ndarray]:
         """Every block's output by diffusers' name, frame batches joined (nothing of tiles), and the "output"."""
         x = torch.from_numpy(np.asarray(clip, np.float64)).permute(0, 4, 1, 2, 3)
         x = self._through(self.how("input"), x)
