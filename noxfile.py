@@ -130,6 +130,12 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def findings(session: nox.Session) -> None:
+    """Try what is said of a port: one with twelve defects, all on, each alone, and mended one after another."""
+    python(session, "-m", "trials.findings", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Try the suites on unchanged code, over and over, in random order and under load: false alarms."""
     python(session, "-m", "trials.soak", *session.posargs)

@@ -104,7 +104,7 @@ def settle(target: Any, settings: Mapping[str, Any]) -> None:
 def _switch(target: Any, what: str, on: bool, given: Mapping[str, Any]) -> None:
     method = getattr(target, f"{'enable' if on else 'disable'}_{what}", None)
     if callable(method):
-        method(**given)
+        method(**given if on else {})
     elif hasattr(target, f"use_{what}"):
         setattr(target, f"use_{what}", on)
     for name, value in given.items() if on else ():

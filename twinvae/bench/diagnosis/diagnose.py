@@ -15,7 +15,7 @@ from twinvae.bench.diagnosis.variant import Variant, batches
 from twinvae.bench.findings import Finding, many
 from twinvae.bench.verdicts import number
 from twinvae.config import VAEConfig
-from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER
+from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER, decoded_frames, encoded_frames
 from twinvae.port import NotTaken
 from twinvae.seeded import seeded_tensors
 from twinvae.tiles import Operation
@@ -227,11 +227,19 @@ def _of_unexplained(operation: Operation, search: Search) -> Finding:
     agreeing = [one.case.name for one in search.observed if one.case.name not in names]
     expected = search.expected(first)
     evidence = [*where_apart(first.case, first.parts[OUTPUT], expected[OUTPUT], search.bar)]
+    if _first_batch_agrees(first, expected[OUTPUT], search.bar):
+        line = (
+            "The first frame batch agrees: look at what is handed from one frame batch to the next, and at their size."
+        )
+        evidence.insert(0, line)
     rest = [one.case.name for one in departing[1:]]
     evidence.append(f"Departs as well: {'; '.join(rest)}." if rest else "No other case departs.")
     evidence.append(f"Agrees: {'; '.join(agreeing)}." if agreeing else "No case agrees.")
     beside = f" beside {many(len(search.confirmed), 'finding')} above" if search.confirmed else ""
     block = _block(first, expected, search.bar)
+    blocks = [name for name in expected if name in first.parts and name != OUTPUT]
+    if blocks and all(_agrees(first.parts[name], expected[name], search.bar) for name in blocks):
+        evidence.insert(0, f"Every block agrees, up to the last, {blocks[-1]}: look at what comes after it.")
     if block:
         kind, cause = "block", block
         before = _before(block, first, expected)
@@ -245,6 +253,16 @@ def _of_unexplained(operation: Operation, search: Search) -> Finding:
         kind=kind, cause=cause, headline=headline, operations=(operation,), evidence=tuple(evidence),
         explains=len(departing), tiled=all(one.case.settings.tile for one in departing),
     )  # fmt: skip
+
+
+def _first_batch_agrees(one: Observed, expected: np.ndarray, bar: float) -> bool:
+    """Whether what comes of a clip's first frame batch is right, where there are more."""
+    encode, config = one.case.operation == "encode", one.variant.config
+    together = one.case.settings.together or (ENCODED_TOGETHER if encode else DECODED_TOGETHER)
+    cut = batches(one.case.size[1], together)
+    frames = (encoded_frames if encode else decoded_frames)(cut[0].stop, config.temporal_levels)
+    found = one.parts[OUTPUT]
+    return len(cut) > 1 and found.shape == expected.shape and _agrees(found[:, :frames], expected[:, :frames], bar)
 
 
 def _block(one: Observed, expected: dict[str, np.ndarray], bar: float) -> str:
@@ -296,8 +314,21 @@ def where_apart(case: Case, found: np.ndarray, expected: np.ndarray, bar: float)
             lines.append(f"Of {found.shape[axis]} {what}s, these are off: {_ranges(off)}; the others agree.")
     if not lines:
         lines.append("Every frame, row, column and channel is off.")
+    if affine := _affine(found, expected, bar):
+        lines.append(affine)
     worst, share = number(off_by(found, expected)), f"{100 * float(apart.mean()):.0f} %"
     return [f"Of {case.name} the output is off by up to {worst}, {share} of it.", *lines]
+
+
+def _affine(found: np.ndarray, expected: np.ndarray, bar: float) -> str:
+    """Whether an output is diffusers' times a number plus a number, in words."""
+    if not np.isfinite(found).all() or not expected.std():
+        return ""
+    factor = float(np.mean((found - found.mean()) * (expected - expected.mean())) / expected.var())
+    plus = float(found.mean() - factor * expected.mean())
+    if not _agrees(found, factor * expected + plus, 10 * bar):
+        return ""
+    return f"It is diffusers' output times {factor:.6g} plus {plus:.3g}, to rounding."
 
 
 def _ranges(indices: np.ndarray) -> str:

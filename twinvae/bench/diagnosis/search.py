@@ -138,16 +138,16 @@ class Search:
             for index in near:  # one that explains a whole case
                 if found := self._best(index, tables[index], whole=True):
                     return [found]
+            for index in near[:NEAR]:  # one of a single module
+                one = self.observed[index]
+                table = of_modules(one.variant, one.case.operation, self._departing(index))
+                if near[0] == failing[0] and (found := self._best(index, table, whole=True)):
+                    return [found]
             for index in near[:NEAR]:  # two that explain a whole case, of which one explains a part
                 for first in self._gainers(index, tables[index])[:FIRSTS]:
                     others = [other for other in tables[index] if other.field != first.field]
                     if found := self._best(index, others, (first.change,), whole=True):
                         return [self._shown(index, first, [], (found.signature.change,)), found]
-        for index in failing[:NEAR]:  # one of a single module
-            one = self.observed[index]
-            table = of_modules(one.variant, one.case.operation, self._departing(index))
-            if found := self._best(index, table, whole=True):
-                return [found]
         for index in failing:  # one that explains a part of a case
             if found := self._best(index, tables[index]):
                 return [found]

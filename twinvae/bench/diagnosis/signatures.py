@@ -11,7 +11,7 @@ from twinvae.tiles import Operation
 BOTH: tuple[Operation, ...] = ("decode", "encode")
 DECODE: tuple[Operation, ...] = ("decode",)
 ENCODE: tuple[Operation, ...] = ("encode",)
-TILED = ("tile sizes", "overlaps", "neighbours", "blend order", "ramp")  # fields that are about tiles alone
+TILED = ("tile sizes", "overlaps", "neighbours", "ramp")  # fields that are about tiles alone
 
 
 class Signature(NamedTuple):
@@ -130,7 +130,7 @@ _FIELDS: list[tuple[str, tuple[Operation, ...], str, dict[Any, str]]] = [
     ("downsample padding", ENCODE, "diffusers pads one row below and one column on the right", {
         "SAME": "downsampling pads as 'SAME' does, which differs where a height or width is odd",
         "before": "downsampling pads above and on the left", "on both sides": "downsampling pads on all sides",
-        "none": "downsampling pads nothing"}),
+        "none": "downsampling pads nothing", "of the edge": "downsampling repeats a frame's edge instead of zeros"}),
     ("compressed levels", BOTH, "diffusers has them in the first blocks", {
         "last": "time is compressed or expanded in the last levels instead of the first"}),
     ("odd latents", DECODE, "diffusers leaves the first frame of an odd count single", {
@@ -146,7 +146,7 @@ _FIELDS: list[tuple[str, tuple[Operation, ...], str, dict[Any, str]]] = [
     ("clip", DECODE, "diffusers does not clip", {
         "untiled": "video is clipped to [-1, 1] where it is not tiled", "always": "video is clipped to [-1, 1]"}),
     ("weights", BOTH, "diffusers computes with them as they are", {
-        dtype: f"weights are rounded to {dtype}" for dtype in ("bfloat16", "float16", "float32")}),
+        dtype: f"weights are rounded to {dtype}" for dtype in ("bfloat16", "float16")}),
     ("tile sizes", BOTH, "diffusers' come as height, width", {
         "exchanged": "height and width of tiles are exchanged"}),
     ("overlaps", BOTH, "diffusers takes each of its own axis", {
@@ -154,8 +154,6 @@ _FIELDS: list[tuple[str, tuple[Operation, ...], str, dict[Any, str]]] = [
         "diffusers' defaults": "overlaps that are set are ignored, and the defaults taken"}),
     ("neighbours", BOTH, "diffusers blends in place: both neighbours are blended already", {
         "raw": "tiles are blended with neighbours that are not blended themselves"}),
-    ("blend order", BOTH, "diffusers blends with the tile above first", {
-        "left, above": "tiles are blended with the tile on the left first, then with the one above"}),
     ("ramp", BOTH, "diffusers' tile has the share i / n in the i-th of n cells, from 0", {
         ramp: f"the blend's ramp is {ramp}" for ramp in (
             "(i + 1) / n", "(i + 1) / (n + 1)", "(i + 1/2) / n", "i / (n - 1)", "a half", "reversed")
@@ -219,7 +217,8 @@ def of_modules(variant: Variant, operation: Operation, inside: str = "") -> list
     ]
     found: list[Signature] = []
     parents = [name.rpartition(".")[0] for name in names]
-    blocks = dict.fromkeys([*parents, *(name.rpartition(".")[0] for name in parents if name.count(".") > 2)])
+    parents += [name.rpartition(".")[0] for name in parents]
+    blocks = [name for name in dict.fromkeys(parents) if name.count(".") > 1 and name.startswith(inside)]
     for field, operations, right, ways in _FIELDS:
         if operation not in operations:
             continue

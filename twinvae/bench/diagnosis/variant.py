@@ -30,7 +30,7 @@ RIGHT: dict[str, Any] = {
     "temporal pooling": "average", "pooled axes": "time", "odd frame": "first", "downsample padding": "after",
     "single latent": "once", "odd latents": "first once", "doubled frames": "a a b b", "upsampling": "nearest",
     "quant convs": "applied", "clip": "never", "input": None, "output": None, "weights": "float64",
-    "neighbours": "blended", "ramp": "i / n", "blend order": "above, left", "overlaps": "as set",
+    "neighbours": "blended", "ramp": "i / n", "overlaps": "as set",
     "tile sizes": "as set", "compressed levels": "first",
 }  # fmt: skip
 
@@ -80,9 +80,6 @@ CLIPS: dict[str, Callable[[Clip], Clip]] = {
     "rounded to float32": lambda x: x.float().double(),
     "rounded to float16": lambda x: x.half().double(),
     "rounded to bfloat16": lambda x: x.bfloat16().double(),
-    "with a log-variance clamped to [-30, 20]": lambda x: torch.cat(
-        [x.chunk(2, dim=1)[0], x.chunk(2, dim=1)[1].clamp(-30, 20)], dim=1
-    ),
     "with a standard deviation for a log-variance": lambda x: torch.cat(
         [x.chunk(2, dim=1)[0], torch.exp(0.5 * x.chunk(2, dim=1)[1].clamp(-30, 20))], dim=1
     ),
@@ -214,7 +211,7 @@ class Variant:
                 near = done if self.how("neighbours") == "blended" else rows
                 steps = [(HEIGHT, near[i - 1][j], extents[0])] if i else []
                 steps += [(WIDTH, near[i][j - 1], extents[1])] if j else []
-                for axis, neighbour, extent in steps if self.how("blend order") == "above, left" else steps[::-1]:
+                for axis, neighbour, extent in steps:
                     tile = self._blend(neighbour, tile, extent, axis)
                 done[-1].append(tile)
         return torch.cat(
@@ -448,9 +445,16 @@ class Variant:
             total = [max((-(-side // 2) - 1) * 2 + 3 - side, 0) for side in x.shape[3:]]
             sides = (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2)
         else:
-            sides = {"after": (0, 1, 0, 1), "before": (1, 0, 1, 0), "on both sides": (1,) * 4, "none": (0,) * 4}[pad]
+            sides = {
+                "after": (0, 1, 0, 1),
+                "before": (1, 0, 1, 0),
+                "on both sides": (1,) * 4,
+                "none": (0,) * 4,
+                "of the edge": (0, 1, 0, 1),
+            }[pad]
         frames = x.transpose(1, 2).flatten(0, 1)
-        out = F.conv2d(F.pad(frames, sides), self._kernel(f"{name}.conv"), self._bias(f"{name}.conv"), stride=2)
+        frames = F.pad(frames, sides, mode="replicate" if pad == "of the edge" else "constant")
+        out = F.conv2d(frames, self._kernel(f"{name}.conv"), self._bias(f"{name}.conv"), stride=2)
         return out.unflatten(0, (x.shape[0], x.shape[TIME])).transpose(1, 2)
 
     def _pooled(self, name: str, x: Clip) -> Clip:
