@@ -8,7 +8,7 @@ import pytest
 
 from suites.frames.bars import OF_DIFFUSERS
 from twinvae.bench.bars import check_shapes, hold, measured, precise
-from twinvae.bench.halves import Clip, Operation, whole
+from twinvae.bench.halves import Clip, Operation, given_of, whole
 from twinvae.registry import REFERENCE
 
 LONGEST = 81  # frames; 21 latents
@@ -51,8 +51,8 @@ def compare(vae, of_diffusers, dtype, record) -> Callable[[Operation, Clip, int,
     def compare(operation: Operation, clip: Clip, size: int, case: str) -> None:
         sides = (
             whole(vae, operation, clip, size),
-            of_diffusers(operation, clip, size, precise(dtype)),
-            of_diffusers(operation, clip, size, dtype),
+            given_of(vae, operation, of_diffusers(operation, clip, size, precise(dtype))),
+            given_of(vae, operation, of_diffusers(operation, clip, size, dtype)),
         )
         found, expected, in_torch = ({"output": side} for side in sides)
         check_shapes(found, expected)

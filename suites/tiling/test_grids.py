@@ -11,6 +11,7 @@ import pytest
 import twinvae
 from suites.tiling.bars import OFF, TILED
 from twinvae.bench.bars import check_shapes, hold, measured
+from twinvae.bench.halves import given_of
 
 OPERATIONS = ("encode", "decode")
 
@@ -93,6 +94,7 @@ def test_tiled_results_are_those_of_diffusers(case, operation, vae, reference, m
     clip = drawn(vae, case, operation, options.seed)
     expected = once((__name__, model.label, dtype, case, operation), lambda: tiled(reference, case, operation, clip))
     found = tiled(vae, case, operation, clip)
+    expected = given_of(vae, operation, expected)
     check_shapes({"tiled": found}, {"tiled": expected})
     bars, size = TILED[dtype], "x".join(map(str, clip.shape[2:4]))
     hold(record, bars, measured(bars, {"tiled": found}, {"tiled": expected}), case, operation=operation,

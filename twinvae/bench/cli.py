@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 import twinvae
 from twinvae.bench.acceptance import accept
 from twinvae.bench.baselines import Known
+from twinvae.bench.cases import export
 from twinvae.bench.checking import run_suites, suite_options
 from twinvae.bench.diagnosis.diagnose import SECONDS, diagnosis_lines
 from twinvae.bench.diagnosis.experiments import CASES
@@ -26,15 +27,19 @@ from twinvae.bench.diagnosis.run import diagnose_backend
 from twinvae.bench.environment import prepare_jax
 from twinvae.bench.files import write_whole
 from twinvae.bench.models import Model
+from twinvae.bench.new_port import TEMPLATE
 from twinvae.bench.pages import Judged
 from twinvae.bench.places import BASELINES, CHECKOUT, LOCAL_REPORTS, suite_names
 from twinvae.bench.publishing import publish as publish_pages
 from twinvae.bench.report import judge_suites, write_report
 from twinvae.frames import latent_count
 from twinvae.jax.chips import TPUS
+from twinvae.port import is_port
 from twinvae.registry import installed
 
 GROUP = "twinvae.commands"
+OF_OUTPUTS = "suites/parity/test_outputs.py"
+OF_PORTS = ("parity", "frames", "tiling")  # what a port is judged in: whether it is right
 STATUS = "Exit status: 0 well; 1 something got worse, failed, or does not fit; 2 nothing could be done."
 
 
@@ -119,12 +124,13 @@ Yes = Annotated[bool, typer.Option("--yes", help="write without asking")]
 
 def check(
     backend: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="what to check, such as flax; several: flax,torchax",
+            help="what to check: a port's file (port.py, port.py:make), a module (package.module:make), or a backend "
+            "that is installed, such as flax; several: flax,torchax",
             autocompletion=_starting_with(*installed()),
         ),
-    ],
+    ] = None,
     more: Annotated[
         list[str] | None,
         typer.Argument(
@@ -136,7 +142,7 @@ def check(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help=f"of {', '.join(suite_names())}, separated by commas (default: all)",
+            help=f"of {', '.join(suite_names())}, separated by commas (default: all; of a port {', '.join(OF_PORTS)})",
             autocompletion=_starting_with(*suite_names()),
         ),
     ] = None,
@@ -144,9 +150,17 @@ def check(
 ) -> None:
     """Run the suites on a backend, compare with the baselines, and write pages to ./reports/local/PLATFORM/."""
     prepare_jax()
-    suites = suite_names() if suite is None else [name.strip() for name in suite.split(",") if name.strip()]
+    more, outputs = list(more or ()), given.get("outputs")
+    if outputs is not None and backend and backend.startswith("-"):  # pytest's, where no backend is named
+        backend, more = None, [backend, *more]
+    if backend is None and outputs is None:
+        raise ValueError("name what to check: a port's file, a module, a backend, or --outputs DIR")
+    if backend is None:
+        more += [] if any(argument.startswith("suites/") for argument in more) else [OF_OUTPUTS]
+    of_ports = OF_PORTS if backend is None or any(map(is_port, backend.split(","))) else suite_names()
+    suites = of_ports if suite is None else [name.strip() for name in suite.split(",") if name.strip()]
     options = {name.replace("_", "-"): value for name, value in given.items()}
-    status = run_suites(suites, {"backend": backend, **options}, more or ())
+    status = run_suites(suites, {"backend": backend, **options}, more)
     raise typer.Exit(status if status in (0, 1) else 2)
 
 
@@ -156,6 +170,32 @@ check.__signature__ = inspect.Signature([
     *(option.parameter for option in suite_options() if option.name != "--backend"),
 ])  # fmt: skip
 app.command(epilog=STATUS)(check)
+
+
+@app.command(name="new-port", epilog=STATUS)
+def new_port(path: Annotated[Path, typer.Argument(metavar="FILE", help="such as port.py")]) -> None:
+    """Write a commented template of a port, which runs as it stands."""
+    if path.suffix != ".py":
+        raise ValueError(f"{path}: a port is a Python file; give it a name that ends in .py")
+    with path.open("x") as file:
+        file.write(TEMPLATE.format(name=path))
+    print(f"wrote {path}; next: twinvae check {path} --preset tiny")
+
+
+@app.command(name="export-cases", epilog=STATUS)
+def export_cases(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="where cases, inputs and the checkpoint are written")],
+    preset: Annotated[str, typer.Option(metavar="NAME", help=f"of {', '.join(twinvae.PRESETS)}")] = "tiny",
+    weights: Annotated[str | None, typer.Option(metavar="PATH", help="a diffusers folder or hub id instead")] = None,
+    subfolder: Annotated[str | None, typer.Option(metavar="NAME", help="the VAE's folder inside --weights")] = None,
+    dtype: Annotated[str, typer.Option(metavar="NAME", help="float32 or float64")] = "float32",
+    seed: Annotated[int, typer.Option(metavar="N", help="of seeded weights and random inputs")] = 0,
+) -> None:
+    """Write inputs for a port that runs elsewhere; `twinvae check --outputs DIR` judges what it makes of them."""
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"--dtype {dtype}: expected float32 or float64")
+    model = Model.of_preset(preset, seed) if weights is None else Model.of_checkpoint(weights, subfolder, seed)
+    print(f"wrote {export(folder, model, dtype, seed)}; it says what is asked for")
 
 
 @app.command(epilog=STATUS)

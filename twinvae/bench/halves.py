@@ -37,6 +37,22 @@ def whole(vae: VideoVAE, operation: Operation, clip: Clip, size: int) -> Clip:
         return np.asarray(vae.encode(given).moments if operation == "encode" else vae.decode(given))
 
 
+def given_of(vae: VideoVAE, operation: Operation, expected: Clip) -> Clip:
+    """What of the reference's output a VAE gives as well: of one without a log-variance, the mean."""
+    if operation == "decode" or "moments" in vae.capabilities:
+        return expected
+    return expected[..., : vae.config.latent_channels]
+
+
+def fitting(vae: VideoVAE, items: int, height: int, width: int) -> tuple[int, int, int]:
+    """The nearest of what a VAE takes: a port may take one clip at a time, and sides of some multiple alone."""
+    ways = getattr(vae, "ways", None)
+    if ways is None:
+        return items, height, width
+    up = (-(-side // ways.sizes) * ways.sizes for side in (height, width))
+    return (min(items, ways.items or items), *up)
+
+
 def stream(vae: VideoVAE, operation: Operation, clip: Clip, cache: ConvCache | None = None) -> FrameStream:
     return getattr(vae, f"{operation}_stream")(clip, cache)
 

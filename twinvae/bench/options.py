@@ -15,6 +15,7 @@ import twinvae
 from twinvae.arrays import DTYPES
 from twinvae.bench.aot.libtpu import platform_of
 from twinvae.bench.baselines import read_baseline
+from twinvae.bench.cases import Outputs, read_outputs
 from twinvae.bench.clips import read_clip
 from twinvae.bench.models import Model
 from twinvae.bench.places import BASELINES, LOCAL_REPORTS, SUITES
@@ -32,7 +33,7 @@ LARGE_DTYPES = ("float32", "bfloat16")
 AXES = ("model", "backend", "mode", "dtype")
 NAMES = (
     "backend", "mode", "dtype", "preset", "weights", "subfolder", "clip", "seed", "platform", "aot",
-    "baseline-dir", "report-dir", "commit", "time-limit",
+    "baseline-dir", "report-dir", "commit", "time-limit", "outputs",
 )  # fmt: skip
 
 
@@ -48,6 +49,7 @@ class Options:
         one_round: whether everything is timed in a single round, which judges nothing by its time.
         ports: of the backends that are ports, what each takes.
         time_limit: seconds that a call of a port may take; None: the default.
+        outputs: made elsewhere, to be judged.
     """
 
     backends: tuple[str, ...]
@@ -66,10 +68,15 @@ class Options:
     one_round: bool = False
     ports: dict[str, Taken] = field(default_factory=dict)
     time_limit: float | None = None
+    outputs: Outputs | None = None
 
     @property
     def clip_label(self) -> str:
         return "synthetic" if self.clip is None else self.clip.name
+
+    @property
+    def ports_alone(self) -> bool:
+        return set(self.ports) == set(self.backends)
 
     @property
     def names_models(self) -> bool:
@@ -130,6 +137,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="that a call of a port may take; five times that for all calls of a kind",
     )
+    group.addoption("--outputs", metavar="DIR", help="outputs made elsewhere, beside the cases.json of export-cases")
     group.addoption("--baseline-dir", metavar="DIR", help="where baselines are (default: baselines)")
     group.addoption("--report-dir", metavar="DIR", help="where records and pages go (default: reports/local)")
     group.addoption(
@@ -185,6 +193,7 @@ def read_options(given: Any) -> Options:
         one_round=given.one_round,
         ports=ports,
         time_limit=limit,
+        outputs=_outputs(given.outputs),
     )
 
 
@@ -252,6 +261,13 @@ def _ports(
         ports[name] = taken
         own |= {model.label: model for model in taken.models}
     return ports, list(own.values())
+
+
+def _outputs(given: str | None) -> Outputs | None:
+    try:
+        return None if given is None else read_outputs(Path(given))
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--outputs {given}: {error}") from None
 
 
 def _seconds(given: str | None) -> float | None:

@@ -291,7 +291,11 @@ def provenance_table(judged: Judged) -> str:
         ["clip", f"{run.clip}, {'holds NaN' if run.nan_input else 'no NaN'}"],
         ["seed", str(run.seed)],
         ["command", f"`{shlex.join(run.command)}`" if run.command else ""],
-        ["selected", "; ".join(f"{axis}: {', '.join(chosen)}" for axis, chosen in run.selection if chosen) or "all"],
+        [
+            "selected",
+            "; ".join(f"{axis}: {', '.join(chosen)}" for axis, chosen in run.selection if chosen and chosen is not True)
+            or "all",
+        ],
         ["length", f"{data.end.seconds:.0f} s" if data.end else "unknown: the run did not end"],
     ]
     for source in judged.baseline.runs if judged.baseline else ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -28,7 +29,7 @@ from twinvae.bench.report import Summary, judge_suites, write_diagnosis, write_r
 from twinvae.bench.verdicts import judge, judge_in, number
 from twinvae.capabilities import CAPABILITIES
 from twinvae.isolation import undisturbed
-from twinvae.port import NotTaken, label_of
+from twinvae.port import Budget, NotTaken, PortError, label_of
 from twinvae.registry import capabilities_of
 
 FILES = pytest.StashKey[dict[str, RunFile]]()
@@ -88,9 +89,8 @@ def lacks(item: Any) -> list[str]:
 
 def of_no_port(item: Any) -> bool:
     """Whether ports alone are judged, and a test of a suite takes no backend: it judges what is not theirs."""
-    backends = item.config.stash[OPTIONS]
-    alone_there = backends.ports and set(backends.ports) == set(backends.backends)
-    return bool(alone_there and suite_of(item.path) and "backend" not in getattr(item, "fixturenames", ()))
+    in_suite = suite_of(item.path) and "backend" not in getattr(item, "fixturenames", ())
+    return bool(in_suite and item.config.stash[OPTIONS].ports_alone)
 
 
 def _large_models_last(item: Any) -> tuple[Any, ...]:
@@ -117,7 +117,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     if not item.config.option.setuponly:  # with --setup-plan, too, nothing is measured
         run_file(item)
-    with not_taken_skips(item):
+    with port_speaks(item):
         return (yield)
 
 
@@ -138,7 +138,8 @@ def run_file(item: pytest.Item) -> RunFile | None:
         pytest.UsageError: the report folder cannot be written.
     """
     suite, files = suite_of(item.path), item.config.stash[FILES]
-    if suite is None or (suite not in files and item.get_closest_marker("skip")):
+    unjudged = lacks(item) or of_no_port(item)
+    if suite is None or (suite not in files and item.get_closest_marker("skip") and not unjudged):
         return None
     if suite not in files:
         options = item.config.stash[OPTIONS]
@@ -166,7 +167,11 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
         weights=options.weights,
         clip=options.clip_label,
         selection=Selection(
-            backends=tuple(map(label_of, options.backends)), modes=options.modes, dtypes=options.dtypes, presets=presets
+            backends=tuple(map(label_of, options.backends)),
+            modes=options.modes,
+            dtypes=options.dtypes,
+            presets=presets,
+            ports_alone=options.ports_alone,
         ),
         options=(*options.given, *debugging.flags(session.config)),
         unjudged=_unjudged(own),
@@ -218,10 +223,12 @@ def _baseline(config: pytest.Config, suite: str) -> Baseline | None:
 
 
 @contextmanager
-def not_taken_skips(item: pytest.Item) -> Iterator[None]:
-    """A test that asks a port for what it does not take is skipped, and the page says how many were, and why."""
+def port_speaks(item: pytest.Item) -> Iterator[None]:
+    """What goes wrong in a port fails its test in one line; what it does not take is skipped, and counted by reason."""
     try:
         yield
+    except PortError as error:
+        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
     except NotTaken as why:
         backend = axis_fields(item).get("backend", "")
         of_suite = item.config.stash[NOT_TAKEN].setdefault(suite_of(item.path) or "", Counter())
@@ -229,9 +236,32 @@ def not_taken_skips(item: pytest.Item) -> Iterator[None]:
         pytest.skip(str(why))
 
 
+@contextmanager
+def limited(seconds: float | None) -> Iterator[None]:
+    """Where --time-limit is given, a test whose backend runs in this process ends when five calls' time is over.
+
+    What waits inside of a compiled program is not reached: a port in a process of its own is, by its end.
+    """
+    if seconds is None:
+        yield
+        return
+
+    def over(*_: Any) -> None:
+        raise TimeoutError(f"took longer than {seconds:g} s (see --time-limit)")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    with not_taken_skips(item):
+    limit = item.config.stash[OPTIONS].time_limit if suite_of(item.path) else None
+    with port_speaks(item), limited(limit and Budget.CALLS * limit):
         result = yield
     if past := item.stash.get(PAST, []):
         pytest.fail("\n".join(past), pytrace=False)

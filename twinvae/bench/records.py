@@ -34,15 +34,22 @@ class _Line(BaseModel):
 
 
 class Selection(_Line):
-    """What the options of a run left in; an empty axis leaves everything in."""
+    """What the options of a run left in; an empty axis leaves everything in.
+
+    Attributes:
+        ports_alone: ports and nothing else were judged: what belongs to no backend was not measured.
+    """
 
     backends: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
     presets: tuple[str, ...] = ()
+    ports_alone: bool = False
 
     def holds(self, backend: str, mode: str, dtype: str, preset: str) -> bool:
         """Whether a record with these fields belongs to the run; a field that is empty belongs to every run."""
+        if self.ports_alone and not backend:
+            return False
         axes = ((backend, self.backends), (mode, self.modes), (dtype, self.dtypes), (preset, self.presets))
         return all(not value or not chosen or value in chosen for value, chosen in axes)
 

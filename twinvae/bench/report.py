@@ -15,6 +15,7 @@ from twinvae.bench.additions import draw
 from twinvae.bench.baselines import baseline_path, read_baseline
 from twinvae.bench.files import write_whole
 from twinvae.bench.findings import Finding, badness, many
+from twinvae.bench.machine_readable import write_machine_readable
 from twinvae.bench.pages import Judged, by_backend_and_dtype, case, headline, index_page, suite_page
 from twinvae.bench.records import Run, read_run
 from twinvae.bench.verdicts import STATUSES, counts, judge_run, number
@@ -66,7 +67,7 @@ def judge_suites(
 
 
 def write_report(report_dir: Path, baseline_dir: Path, platform: str, chosen: Collection[str] | None = None) -> Summary:
-    """Write a page for every suite that has a run, with its figures, and the platform's index.
+    """Write a page for every suite that has a run, with its figures, the platform's index, and both as JSON.
 
     Args:
         chosen: suites to write pages of, and to say whether they fail; default: all. The index holds all.
@@ -78,6 +79,7 @@ def write_report(report_dir: Path, baseline_dir: Path, platform: str, chosen: Co
     suites = judge_suites(report_dir, baseline_dir, platform, chosen)
     ours = [judged for judged in suites if chosen is None or judged.suite in chosen]
     index = write_pages(ours, suites, Path(report_dir) / platform)
+    write_machine_readable(ours, index.parent)
     lines = tuple(line for judged in ours for line in _lines(judged))
     return Summary(any(judged.failed for judged in ours), _table(ours), lines, index)
 

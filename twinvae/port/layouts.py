@@ -37,12 +37,13 @@ def channel_last(clip: np.ndarray, layout: str) -> np.ndarray:
     return clip if "b" in layout else clip[None]
 
 
-def layout_of(shape: Sequence[int], expected: Sequence[Sequence[int]], first: str) -> str | None:
-    """The layout in which a shape is one of those expected, which are channel-last and have no two sizes alike.
+def layout_of(shape: Sequence[int], expected: Sequence[Sequence[int]], first: str) -> tuple[str | None, bool]:
+    """The layout in which a shape is one of those expected, and whether it is so in every axis.
 
-    One axis may differ: a port may give a wrong number of frames, say.
+    One axis may differ, as where a port gives a wrong number of frames.
 
     Args:
+        expected: channel-last, no two sizes of one alike.
         first: the layout to believe where several fit.
     """
     best: tuple[int, str] | None = None
@@ -50,10 +51,10 @@ def layout_of(shape: Sequence[int], expected: Sequence[Sequence[int]], first: st
         for sizes in expected:
             by_axis = dict(zip(CHANNEL_LAST, sizes, strict=True))
             if len(shape) == len(layout):
-                agreeing = sum(by_axis[axis] == size for axis, size in zip(layout, shape, strict=True))
-                if agreeing >= len(layout) - 1 and (best is None or agreeing > best[0]):
-                    best = agreeing, layout
-    return best[1] if best else None
+                differing = sum(by_axis[axis] != size for axis, size in zip(layout, shape, strict=True))
+                if differing <= 1 and (best is None or differing < best[0]):
+                    best = differing, layout
+    return (best[1], best[0] == 0) if best else (None, False)
 
 
 def spelled(layout: str) -> str:

@@ -116,11 +116,11 @@ class Port:
         return config, seeded_tensors(config, source["seed"])
 
     def no_model(self) -> str:
-        """What to do where neither it nor anybody says which checkpoint it is."""
+        """What to do where nobody says which checkpoint it is."""
         return (
-            f"{self.name} builds nothing from given tensors, and names no checkpoint that the reference could take: set "
-            'weights = "a diffusers folder or hub id" in it, pass --weights, or name a class or function that takes '
-            "(tensors), (config, tensors) or (folder)"
+            f"{self.name} builds nothing from given tensors, and names no checkpoint that the reference could take: "
+            'set weights = "a diffusers folder or hub id" in it, pass --weights, or name a class or function that '
+            "takes (tensors), (config, tensors) or (folder)"
         )
 
     # What the registry asks of a backend module

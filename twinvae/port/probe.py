@@ -52,7 +52,8 @@ def probe(port: Port, config: VAEConfig, tensors: Tensors, dtypes: Sequence[str]
     """
     facts, notes = port.facts, []
     ways, checkpoint = Ways(), fingerprint(tensors)
-    ways.value_range = tuple(map(float, facts.get("value_range", ways.value_range)))
+    low, high = facts.get("value_range", ways.value_range)
+    ways.value_range = float(low), float(high)
     wanted = [dtype for dtype in ("float32", "float64", "bfloat16") if dtype in (port.declared_dtypes or dtypes)]
     jit = "jit" in port.takes or bool(facts.get("jit"))
 
@@ -121,32 +122,40 @@ def _axes(vae: PortVAE, operation: Any, facts: dict[str, Any], notes: list[str])
     known = operation == "decode" and "encode" in _settled(vae)
     layouts = [facts["layout"]] if "layout" in facts else [ways.takes] if known else list(LAYOUTS)
     kinds = [facts["arrays"]] if "arrays" in facts else [ways.kind] if known else list(KINDS)
-    first: PortError | None = None
-    for kind, layout in [(kind, layout) for layout in layouts for kind in kinds]:
-        ways.kind, ways.takes = kind, layout
-        try:
-            parts = vae.raw(operation, clip)
-        except PortError as error:
-            first = first or error
-            if isinstance(error, PortTimedOut):
-                break
-            continue
-        name, found = next(iter(parts.items()))
-        gives = layout_of(found.shape, expected, layout)
-        if gives is None and layout != layouts[-1] and "layout" not in facts:
-            first = first or PortError(f"{operation} returned {found.shape} for {clip.shape}")
-            continue
-        _say(operation, found.shape, gives, layout, facts, notes)
-        ways.gives[operation] = gives or layout
-        if operation == "encode":
-            single = name == "mean" and "logvar" not in parts
-            axis = (gives or layout).index("c") if found.ndim == len(gives or layout) else -1
-            ways.moments = not single and not (name == "moments" and found.shape[axis] == config.latent_channels)
-        _settled(vae).add(operation)
-        return True
-    ways.kind, ways.takes = kinds[0], layouts[0]
-    notes.append(f"the first {operation} failed: {first}")
-    return False
+    failed: PortError | None = None
+    answers: list[tuple[bool, str, str, str | None, dict[str, np.ndarray]]] = []
+    for layout in layouts:
+        for kind in kinds:
+            ways.kind, ways.takes = kind, layout
+            try:
+                parts = vae.raw(operation, clip)
+            except PortError as error:
+                failed = failed or error
+                if isinstance(error, PortTimedOut):
+                    break
+                continue
+            gives, fully = layout_of(next(iter(parts.values())).shape, expected, layout)
+            answers.append((fully, kind, layout, gives, parts))
+            break
+        if isinstance(failed, PortTimedOut) or (answers and answers[-1][0]):
+            break
+    if not answers:
+        ways.kind, ways.takes = kinds[0], layouts[0]
+        notes.append(f"the first {operation} failed: {failed}")
+        return False
+    # The first that fits in every axis, else the first that fits in all but one, else the first that was answered.
+    answers.sort(key=lambda answer: (not answer[0], answer[3] is None))
+    _, ways.kind, ways.takes, gives, parts = answers[0]
+    name, found = next(iter(parts.items()))
+    _say(operation, found.shape, gives, ways.takes, facts, notes)
+    ways.gives[operation] = gives or ways.takes
+    if operation == "encode":
+        alone = name == "mean" and "logvar" not in parts
+        axis = ways.gives["encode"].index("c")
+        few = found.ndim == len(ways.gives["encode"]) and found.shape[axis] == config.latent_channels
+        ways.moments = not alone and not (name == "moments" and few)
+    _settled(vae).add(operation)
+    return True
 
 
 def _settled(vae: PortVAE) -> set[str]:

@@ -74,10 +74,11 @@ class Process:
         if self._running is None:
             here, there = Pipe()
             log = tempfile.TemporaryFile()  # noqa: SIM115, what the port prints, for as long as it runs
+            path = os.pathsep.join(place or os.getcwd() for place in sys.path)
             process = subprocess.Popen(
                 [sys.executable, "-m", "twinvae.port.worker", str(there.fileno()), self.name],
                 pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | _of_jax() | self.environment,
+                env=os.environ | _of_jax() | {"PYTHONPATH": path} | self.environment,
             )  # fmt: skip
             there.close()
             self._running, self.generation = (process, here, log), self.generation + 1

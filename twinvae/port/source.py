@@ -102,11 +102,10 @@ def imported(source: Source) -> ModuleType:
         return sys.modules[module_name]
     sys.path.insert(0, str(path.parent))
     module_name = f"port_{module_name}" if module_name in sys.modules else module_name
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    loader: Any = spec and spec.loader  # of a name that ends in .py there is one
+    spec: Any = importlib.util.spec_from_file_location(module_name, path)  # of a name that ends in .py there is one
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    _said(lambda: loader.exec_module(module), source.place)
+    _said(lambda: spec.loader.exec_module(module), source.place)
     return module
 
 
@@ -142,12 +141,14 @@ def _is_fact(target: Any, fact: str) -> bool:
 
 
 def _only_one(module: ModuleType, what: str) -> Any:
-    """What a port without a name means: its functions, else its builder."""
-    if _is_backend(module) or _is_port_object(module):
+    """What a port without a name means: a builder of a name that says so, else its functions, else its class."""
+    if _is_backend(module):
         return module
     for name in BUILDERS:
         if callable(getattr(module, name, None)):
             return getattr(module, name)
+    if _is_port_object(module):
+        return module
     own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
     classes = [value for value in own if inspect.isclass(value) and _is_port_object(value)]
     if len(classes) == 1:

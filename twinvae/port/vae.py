@@ -56,29 +56,18 @@ class Budget:
     judged.
 
     Attributes:
-        call: a call's.
-        calls: how many calls' worth a method has.
+        call: a call's; all of a method have CALLS times that.
     """
 
-    MOST_TIMED_OUT = 2
+    MOST_TIMED_OUT, CALLS = 2, 5
 
-    def __init__(self, call: float = CALL_LIMIT, calls: int = 5):
-        self.call, self.calls = call, calls
+    def __init__(self, call: float = CALL_LIMIT):
+        self.call = call
         self._spent: Counter[str] = Counter()
         self._timed_out: Counter[str] = Counter()
 
     def spend(self, method: str, run: Callable[[], Any]) -> Any:
-        """Run a call of a method.
-
-        Raises:
-            NotTaken: the method has had its time.
-        """
-        if self._timed_out[method] >= self.MOST_TIMED_OUT:
-            raise NotTaken(f"{method} ran past {self.call:g} s twice and is not asked again (--time-limit)")
-        if self._spent[method] >= self.call * self.calls:
-            raise NotTaken(
-                f"{method} has taken {self.call * self.calls:g} s in all and is not asked again (--time-limit)"
-            )
+        """Run a call of a method, and note how long it took."""
         began = time.monotonic()
         try:
             return run()
@@ -87,6 +76,19 @@ class Budget:
             raise
         finally:
             self._spent[method] += time.monotonic() - began  # type: ignore[assignment]  # Counter adds any numbers
+
+    def check(self, method: str) -> None:
+        """Whether a method may be asked.
+
+        Raises:
+            NotTaken: it has had its time.
+        """
+        if self._timed_out[method] >= self.MOST_TIMED_OUT:
+            raise NotTaken(f"{method} ran past {self.call:g} s twice and is not asked again (--time-limit)")
+        if self._spent[method] >= self.call * self.CALLS:
+            raise NotTaken(
+                f"{method} has taken {self.call * self.CALLS:g} s in all and is not asked again (--time-limit)"
+            )
 
 
 class ModeAlone(Posterior):
@@ -120,7 +122,7 @@ class PortVAE(VideoVAE):
         super().__init__(config, dtype, checkpoint)
         self.backend, self.capabilities = label, capabilities
         self.ways = ways
-        self._process, self._budget, self._given, self._compile = process, budget, given, compile
+        self._process, self.budget, self._given, self._compile = process, budget, given, compile
         self._number, self._built_in = next(NUMBERS), 0
 
     def inspected(self) -> list[str]:
@@ -128,20 +130,19 @@ class PortVAE(VideoVAE):
         self._process.started()
         self._built_in = self._process.generation
         return self._process.ask(
-            "build", "building it", max(self._budget.call, CALL_LIMIT), number=self._number, dtype=self.dtype,
+            "build", "building it", max(self.budget.call, CALL_LIMIT), number=self._number, dtype=self.dtype,
             compile=self._compile, **self._given,
         )  # fmt: skip
 
     def ask(self, request: str, method: str, **given: Any) -> Any:
         """Ask the object something, within its budget; where its process has ended, it is built anew first."""
-
-        def run() -> Any:
-            self._process.started()
-            if self._built_in != self._process.generation:
-                self.inspected()
-            return self._process.ask(request, method, self._budget.call, number=self._number, **given)
-
-        return self._budget.spend(method, run)
+        self.budget.check(method)
+        self._process.started()
+        if self._built_in != self._process.generation:
+            self.inspected()
+        return self.budget.spend(
+            method, lambda: self._process.ask(request, method, self.budget.call, number=self._number, **given)
+        )
 
     def raw(self, operation: Operation, clip: np.ndarray) -> dict[str, np.ndarray]:
         """What a call returns, in the port's own layout; the clip is channel-last and in [-1, 1]."""

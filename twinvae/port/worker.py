@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -41,25 +42,25 @@ class Worker:
 
     def build(self, number: int, dtype: str, compile: bool, **given: Any) -> list[str]:
         """Make an object, and give the capabilities that it has by inspection."""
-        with arrays.dtype_scope(arrays.DTYPES[dtype]):
-            target = objects.build(self.found, given | {"dtype": dtype})
+        with scope(dtype):
+            target = objects.build(self.found or find(self.name), given | {"dtype": dtype})
         self.objects[number] = target, dtype, compile
         return objects.abilities(target)
 
     def run(self, number: int, operation: str, clip: np.ndarray, kind: str, settings: dict[str, Any]) -> Any:
         target, dtype, compile = self.objects[number]
-        with arrays.dtype_scope(arrays.DTYPES[dtype]):
+        with scope(dtype, kind):
             self._settle(number, settings)
             return objects.call(target, operation, clip, kind, compile)
 
     def traceable(self, number: int, operation: str, clip: np.ndarray) -> str:
-        with arrays.dtype_scope(clip.dtype):
+        with scope(str(clip.dtype)):
             return objects.traceable(self.objects[number][0], operation, clip)
 
     def method(self, number: int, name: str, given: tuple[Any, ...], kind: str, settings: dict[str, Any]) -> Any:
         """Another of its methods, arrays in and out; what it yields comes as a list."""
         target, dtype, _ = self.objects[number]
-        with arrays.dtype_scope(arrays.DTYPES[dtype]):
+        with scope(dtype):
             self._settle(number, settings)
             given = tuple(objects.as_kind(one, kind) if isinstance(one, np.ndarray) else one for one in given)
 
@@ -73,7 +74,7 @@ class Worker:
         self, number: int, layer: int, dtype: str, jit: bool, class_name: str, init: Any, tensors: Any
     ) -> None:
         build = self.objects[number][0].load_layer
-        with arrays.dtype_scope(arrays.DTYPES[dtype]):
+        with scope(dtype):
             self.layers[layer] = objects.guarded(
                 "load_layer", lambda: build(class_name, init, tensors, dtype=dtype, jit=jit)
             )
@@ -81,7 +82,7 @@ class Worker:
             del self.layers[next(iter(self.layers))]
 
     def layer_call(self, number: int, layer: int, dtype: str, kind: str, given: dict[str, Any]) -> Any:
-        with arrays.dtype_scope(arrays.DTYPES[dtype]):
+        with scope(dtype):
             given = objects.nested(given, lambda array: objects.as_kind(array, kind))
             out = objects.guarded("the layer", lambda: self.layers[layer](**given))
             return objects.nested(out, arrays.to_numpy)
@@ -93,6 +94,12 @@ class Worker:
         if self.settings.get(number) != settings:
             objects.guarded("taking its settings", lambda: objects.settle(self.objects[number][0], settings))
             self.settings[number] = settings
+
+
+def scope(dtype: str, kind: str = "") -> AbstractContextManager:
+    """Where JAX computes float64, in a port that uses JAX or is given its arrays."""
+    uses_jax = kind == "jax" or "jax" in sys.modules
+    return arrays.dtype_scope(arrays.DTYPES[dtype]) if uses_jax else nullcontext()
 
 
 def serve(connection: Connection, worker: Worker) -> None:

@@ -1,0 +1,45 @@
+"""The verdict as JSON and as a badge."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.bench.synthetic import broken, parity_records, write_run
+from twinvae.bench.machine_readable import BADGE, VERDICT, badge, write_machine_readable
+from twinvae.bench.records import RunFile
+from twinvae.bench.report import judge_suites
+
+RECORDS = parity_records()
+
+
+def fails(file: RunFile) -> None:
+    file.failure("suites/parity/test_x.py::test_y", "PortRaised: decode raised", "pytest x")
+
+
+RUNS = {
+    "right": (RECORDS, {}, (f"{len(RECORDS)} values agree", "brightgreen"), False),
+    "a part": (RECORDS, {"complete": False}, (f"{len(RECORDS)} values agree, in part", "yellowgreen"), False),
+    "wrong": (broken(RECORDS, "decoder.conv_in"), {}, (f" of {len(RECORDS)} values fail", "red"), True),
+    "a test fails": (RECORDS, {"extra": fails}, ("1 tests fail", "red"), True),
+    "nothing": ([], {}, ("nothing measured", "lightgrey"), False),
+}
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_the_badge_and_the_json_say_what_the_run_came_to(case, tmp_path):
+    records, how, (message, colour), failed = RUNS[case]
+    write_run(tmp_path, records, **how)
+    suites = judge_suites(tmp_path, tmp_path / "none", "cpu")
+    write_machine_readable(suites, tmp_path)
+    written = json.loads((tmp_path / BADGE).read_text())
+    assert written == badge(suites)
+    assert written["schemaVersion"] == 1
+    assert written["message"].endswith(message)
+    assert written["color"] == colour
+    verdict = json.loads((tmp_path / VERDICT).read_text())
+    assert (verdict["failed"], verdict["suites"]["parity"]["failed"]) == (failed, failed)
+    assert sum(verdict["suites"]["parity"]["values"].values()) == len(records)
+    if case == "a test fails":
+        assert verdict["suites"]["parity"]["failures"][0]["message"] == "PortRaised: decode raised"
