@@ -199,11 +199,13 @@ def _worst(kind: Kind, cause: str, headline: str, group: Sequence[Verdict]) -> F
 
 
 def _of_operation(failure: Failure, finding: Finding) -> bool:
-    """Whether a test that failed is of the backend and an operation that a finding is about."""
-    tiles = "/tiling/" in failure.test
-    if failure.backend != finding.backend or (finding.tiled and not tiles):
+    """Whether a test failed of outputs of another shape, of the backend and an operation that a finding is about."""
+    if failure.backend != finding.backend or not failure.message.startswith("shapes differ"):
         return False
-    return any(operation in failure.test for operation in finding.operations or ("",))
+    if "test_layers" in failure.test or (finding.tiled and "/tiling/" not in failure.test):
+        return False
+    named = [operation for operation in ("encode", "decode") if operation in failure.test]
+    return not named or any(operation in finding.operations for operation in named)
 
 
 def _layer(verdict: Verdict) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
-from twinvae.bench.baselines import Baseline, Entry, stored
+from twinvae.bench.baselines import Baseline, Entry, Known, stored
 from twinvae.bench.records import Key, Record, Run, RunData
 
 Status = Literal["wrong", "regressed", "missing", "known", "needs compiling", "inconclusive", "new", "improved", "pass"]
@@ -84,7 +84,7 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
     def verdict(status: Status, reason: str = "", used: float | None = None) -> Verdict:
         return Verdict(status, record.key, reason, record, before, used)
 
-    if comparable and entry.known:
+    if entry and comparable and entry.known:
         return _judge_known(record, entry, verdict)
 
     if record.pending:
@@ -144,8 +144,8 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
 
 def _judge_known(record: Record, entry: Entry, verdict: Callable[..., Verdict]) -> Verdict:
     """A failure that was accepted: as bad as it was then, worse, or fixed."""
-    accepted, value = f"{entry.known.reason} ({entry.known.owner})", stored(record)
-    hopeless = value is None or _hopeless(value, record)
+    known, value = cast(Known, entry.known), stored(record)
+    accepted = f"{known.reason} ({known.owner})"
     if record.limit is not None and not judge(record).failing:
         return verdict("improved", f"fixed, and was accepted: {accepted}")
     if record.better == "equal":
@@ -153,7 +153,8 @@ def _judge_known(record: Record, entry: Entry, verdict: Callable[..., Verdict]) 
     elif entry.value is None or _hopeless(entry.value, record):
         alike = True  # nothing is worse than no number
     else:
-        alike = not hopeless and _used((value, value), _bar(entry.value, record), record).best <= 1
+        allowed = _bar(entry.value, record)
+        alike = value is not None and not _hopeless(value, record) and _over(value, allowed, record) <= 1
     if not alike:
         return verdict("regressed", f"worse than what was accepted: {accepted}", math.inf)
     return verdict("known", accepted)

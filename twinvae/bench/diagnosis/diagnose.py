@@ -136,6 +136,7 @@ def _observe(subject: Subject, case: Case, seed: int) -> Observed:
     if case.fields:
         config = VAEConfig(**(config.model_dump() | dict(case.fields)))
         tensors = seeded_tensors(config, seed)
+        assert subject.build is not None, "cases of other configs need a builder"
         vae = subject.build(config, tensors)
     clip = case.clip(config, seed).astype(subject.dtype).astype(np.float64)
     return Observed(case, clip, subject.call(case, clip, vae), Variant(config, tensors))

@@ -220,7 +220,7 @@ class Search:
         score = self._score(index, (*beside, signature.change))
         gaining = [name for name in score if score[name] - old[name] >= GAIN and name != BOUNDS]
         part = OUTPUT if OUTPUT in gaining or not gaining else gaining[0]
-        before, after = self._parts(one, ()), self._parts(one, (*beside, signature.change))
+        before, after = self._parts(one, ()) or {}, self._parts(one, (*beside, signature.change)) or {}
         return Confirmed(
             signature, tuple(others), one.case, off_by(one.parts[part], before[part]),
             _off_where_close(one.parts[part], after[part], self.bar), part, score[part],
