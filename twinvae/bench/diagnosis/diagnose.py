@@ -155,8 +155,8 @@ def _searched(
         coarse = Search(observed, ROUNDING["float32"], until, clock)
         if any(coarse.agrees_anywhere()):
             coarse.run()
-            errors = [relative for relative in coarse.errors() if relative]
-            return coarse, max(errors, default=0.0)
+            if errors := coarse.errors():  # some case is explained whole, but for that rounding
+                return coarse, max(errors)
     search.run()
     return search, 0.0
 
