@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import suites.conftest  # noqa: F401, whose fixtures the suite that is made up below takes
 from tests.twinvae.port.made_up import CLASS, written
 from twinvae.bench import PLUGINS, options, places, plugin
 from twinvae.bench.cli import main
+from twinvae.bench.ports import other_range
 from twinvae.bench.records import RunData, read_run
 from twinvae.port import Port
 
@@ -229,3 +231,23 @@ def test_a_new_port_is_a_template_that_can_be_checked_and_no_file_is_written_ove
     assert main(["new-port", str(tmp_path / "port")]) == 2
     assert "ends in .py" in capsys.readouterr().err
     assert path.read_text() == "mine"
+
+
+RANGES = {
+    "the same": (lambda video: video, None),
+    "from 0 to 1": (lambda video: (video + 1) / 2, "value_range = (0, 1)"),
+    "bytes": (lambda video: (video + 1) * 127.5, "value_range = (0, 255)"),
+    "clipped": (lambda video: video.clip(-1, 1), None),
+    "other values": (lambda video: video[::-1, ::-1] * 0.5, None),
+    "not finite": (lambda video: video * np.nan, None),
+    "another shape": (lambda video: video[:, 1:], None),
+}
+
+
+@pytest.mark.parametrize("case", RANGES)
+def test_another_range_is_told_from_the_reference_and_nothing_else_is_taken_for_it(case):
+    change, words = RANGES[case]
+    video = np.random.default_rng(0).normal(0, 0.6, (1, 9, 16, 24, 3))
+    assert other_range(change(video), video) == (
+        "" if words is None else f"decode returns the reference's values in another range: {words} in the port says so"
+    )

@@ -33,7 +33,7 @@ def _of_suite(judged: Judged) -> dict[str, Any]:
         "values": counts(judged.verdicts),
         "failures": [{"test": one.test, "message": one.message, "rerun": one.rerun} for one in data.failures],
         "ports": list(data.run.ports),
-        "not judged": [*data.run.unjudged, *(data.end.unjudged if data.end else ())],
+        "not judged": list(data.unjudged),
     }
 
 

@@ -141,8 +141,8 @@ def notes(judged: Judged) -> list[str]:
     if run.debugged:
         found.append("**Run with --debug-nans**: programs and times are not those of a run without it.")
     found += [f"Of {line}." for line in run.ports]
-    if unjudged := (*run.unjudged, *(data.end.unjudged if data.end else ())):
-        found.append(f"Not judged: {'; '.join(unjudged)}.")
+    if data.unjudged:
+        found.append(f"Not judged, by what a backend lacks: {'; '.join(data.unjudged)}.")
     if run.nan_input:
         found.append("**The clip holds NaN**: where both sides are NaN they count as equal.")
     if baseline is None:

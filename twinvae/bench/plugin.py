@@ -24,7 +24,7 @@ from twinvae.bench.diagnosis.run import diagnose_backend
 from twinvae.bench.options import OPTIONS, Model, Options, check_clip
 from twinvae.bench.pages import many
 from twinvae.bench.places import alone, files_of, suite_of
-from twinvae.bench.records import Record, RunFile, Selection
+from twinvae.bench.records import Record, RunFile, Selection, read_run
 from twinvae.bench.report import Summary, judge_suites, write_diagnosis, write_report
 from twinvae.bench.verdicts import judge, judge_in, number
 from twinvae.capabilities import CAPABILITIES
@@ -355,6 +355,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     summary, text = config.stash[SUMMARY], io.StringIO()
     width = shutil.get_terminal_size((120, 24)).columns
     Console(file=text, width=width, force_terminal=terminalreporter.hasmarkup).print(summary.table)
+    if lines := sorted({line for file in config.stash[FILES].values() for line in read_run(file.path).unjudged}):
+        terminalreporter.section("not judged, by what a backend lacks")
+        for line in lines:
+            terminalreporter.write_line(line)
     terminalreporter.section("verdicts")
     terminalreporter.write(text.getvalue())
     for line in (*summary.lines, f"pages: {summary.index}"):

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from twinvae.bench.effort import quick_environment
 from twinvae.bench.models import Model
 from twinvae.capabilities import CAPABILITIES
 from twinvae.checkpoint import fingerprint
-from twinvae.port import Port, PortError
-from twinvae.registry import backend_module
+from twinvae.port import NotTaken, Port, PortError, PortVAE
+from twinvae.registry import REFERENCE, backend_module
 
 ARCHITECTURES = ("tiny", "cogvideox-2b")  # that a port is tried on where none is named
+
+
+FRAMES, CELLS = 3, (2, 3)  # of the clip by which the reference is timed
+SLOWER = 100  # times the reference's time that a call may take
+ROUGHLY = 0.02  # of a range: far more than rounding, far less than another range is off by
 
 
 class Taken(NamedTuple):
@@ -68,10 +76,44 @@ def taken_by(
     if not built:
         raise ValueError("; ".join(notes))
     found = port.probed()
+    seconds, words = _beside_the_reference(found.vae, built[0])
+    port.budget.call = limit or max(port.budget.call, SLOWER * seconds)
+    port.budget.restart()
+    notes += [words] if words else []
     if "config" not in found.capabilities:
         notes.append(f"of one architecture: judged on {', '.join(model.label for model in built)}")
     judged = sorted(found.capabilities, key=sorted(CAPABILITIES).index)
     return Taken(tuple(built), found.modes, found.dtypes, (f"judged on: {', '.join(judged)}", *found.notes, *notes))
+
+
+def _beside_the_reference(vae: PortVAE, model: Model) -> tuple[float, str]:
+    """How long PyTorch decodes a small clip, and what is to be said where a port's values are of another range."""
+    reference = backend_module(REFERENCE).load(
+        model.config, model.tensors(), dtype=vae.dtype, jit=False, checkpoint=vae.checkpoint
+    )
+    latents = np.random.default_rng(0).standard_normal((1, FRAMES, *CELLS, model.config.latent_channels))
+    began = time.monotonic()
+    expected = np.asarray(reference.decode(latents), np.float64)
+    seconds = time.monotonic() - began
+    try:
+        found = np.asarray(vae.decode(latents), np.float64)
+    except (PortError, NotTaken):
+        return seconds, ""
+    return seconds, other_range(found, expected)
+
+
+def other_range(found: np.ndarray, expected: np.ndarray) -> str:
+    """What to declare where values are the expected ones, stretched and moved; empty where they are not."""
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return ""
+    slope, offset = np.polyfit(expected.ravel(), found.ravel(), 1)
+    off = np.abs(found - (slope * expected + offset)).max()
+    if off > ROUGHLY * abs(slope) or (abs(slope - 1) < ROUGHLY and abs(offset) < ROUGHLY):
+        return ""
+    low, high = (round(float(end), 2) for end in (offset - slope, offset + slope))
+    return (
+        f"decode returns the reference's values in another range: value_range = ({low:g}, {high:g}) in the port says so"
+    )
 
 
 def _own_model(port: Port, models: Sequence[Model], named: bool) -> list[Model]:

@@ -228,6 +228,11 @@ class RunData(NamedTuple):
         return self.end is not None and self.end.complete
 
     @property
+    def unjudged(self) -> tuple[str, ...]:
+        """What was not judged, known before the tests or come out in them, a line each."""
+        return (*self.run.unjudged, *(self.end.unjudged if self.end else ()))
+
+    @property
     def interrupted(self) -> bool:
         """Whether the run stopped before its end; a run of chosen tests is incomplete, but not interrupted."""
         return self.end is None or self.end.exit_status in (2, 3)  # pytest's for Ctrl-C and for its own errors

@@ -7,6 +7,6 @@ a port may be.
 from twinvae.port.errors import NotTaken, PortError
 from twinvae.port.module import Port, port
 from twinvae.port.source import is_port, label_of, parsed
-from twinvae.port.vae import Budget
+from twinvae.port.vae import Budget, PortVAE
 
-__all__ = ["Budget", "NotTaken", "Port", "PortError", "is_port", "label_of", "parsed", "port"]
+__all__ = ["Budget", "NotTaken", "Port", "PortError", "PortVAE", "is_port", "label_of", "parsed", "port"]

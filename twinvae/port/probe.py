@@ -13,7 +13,7 @@ from twinvae.capabilities import CAPABILITIES, Capability
 from twinvae.checkpoint import fingerprint
 from twinvae.config import VAEConfig
 from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER, latent_count, sample_count
-from twinvae.port.errors import PortError, PortTimedOut
+from twinvae.port.errors import NotTaken, PortError, PortRaised, PortTimedOut
 from twinvae.port.layouts import CHANNEL_LAST, LAYOUTS, arranged, layout_of, spelled
 from twinvae.port.vae import PortVAE, Ways
 from twinvae.tensors import Tensors
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FRAMES, CELLS = 9, (5, 7)  # of the first call: no two axes of what goes in, nor of what comes out, are of one size
 UNEVEN = (2, 2, 17, 26)  # two clips of two frames, of sides that are no multiples of 8
 KINDS = ("jax", "numpy", "torch")
+FAILED = (PortError, NotTaken)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def probe(port: Port, config: VAEConfig, tensors: Tensors, dtypes: Sequence[str]
     """
     facts, notes = port.facts, []
     ways, checkpoint = Ways(), fingerprint(tensors)
+    if "frames" in facts:
+        ways.frames = (facts["frames"],) if isinstance(facts["frames"], int) else tuple(sorted(facts["frames"]))
     low, high = facts.get("value_range", ways.value_range)
     ways.value_range = float(low), float(high)
     wanted = [dtype for dtype in ("float32", "float64", "bfloat16") if dtype in (port.declared_dtypes or dtypes)]
@@ -65,16 +68,24 @@ def probe(port: Port, config: VAEConfig, tensors: Tensors, dtypes: Sequence[str]
     for name in ("config", "tensors", "folder"):
         found |= {"weights"} if name in port.takes else set()
     found |= {"config"} if port.takes & {"config", "folder"} else set()
-    encodes = _axes(vae, "encode", facts, notes)
-    decodes = _axes(vae, "decode", facts, notes)
+    cell = config.spatial_compression
+    scale = -(-int(facts.get("sizes", 1)) // cell)
+    encodes = _axes(vae, "encode", scale, facts, notes)
+    if not encodes and "sizes" not in facts and isinstance(vae.failed, PortRaised):
+        found_twice: list[str] = []
+        if encodes := _axes(vae, "encode", 2, facts, found_twice):
+            ways.sizes, scale, notes = 2 * cell, 2, found_twice
+    decodes = _axes(vae, "decode", scale, facts, notes)
     if ways.moments:
         found.add("moments")
     elif encodes:
         notes.append("encode gives latents alone: the mode is judged, a log-variance is not")
 
-    taken = [dtype for dtype in wanted if _takes_dtype(vae if dtype == wanted[0] else made(dtype), encodes, decodes)]
+    taken = [
+        dtype for dtype in wanted if _takes_dtype(vae if dtype == wanted[0] else made(dtype), scale, encodes, decodes)
+    ]
     if not taken and (encodes or decodes):
-        given = _dtype_given(vae, encodes)
+        given = _dtype_given(vae, scale, encodes)
         taken = [given] if given in arrays.DTYPES else wanted[:1]
         if given != wanted[0]:
             notes.append(f"given {wanted[0]} it returns {given}")
@@ -89,7 +100,7 @@ def probe(port: Port, config: VAEConfig, tensors: Tensors, dtypes: Sequence[str]
         modes: tuple[str, ...] = ("eager", "jit")
     else:
         modes = ("eager",)
-        notes.append(_of_jit(vae))
+        notes.append("run as it is, in one mode" + (_of_jit(vae) if encodes else ""))
     if encodes:
         _shapes(vae, facts, notes)
     if ways.sizes == 1 and ways.items is None and ways.frames is None:
@@ -99,19 +110,22 @@ def probe(port: Port, config: VAEConfig, tensors: Tensors, dtypes: Sequence[str]
     return Finding(ways, frozenset(found & declared), ordered, modes, tuple(notes), vae)
 
 
-def _axes(vae: PortVAE, operation: Any, facts: dict[str, Any], notes: list[str]) -> bool:
+def _axes(vae: PortVAE, operation: Any, scale: int, facts: dict[str, Any], notes: list[str]) -> bool:
     """Find the layout and the kind of arrays by which an operation can be called; whether there are any.
 
     A layout that the port declares is checked alone, and so is what encoding found when it comes to decoding.
 
+    Args:
+        scale: of height and width, for ports that do not take the smallest.
     Raises:
         ValueError: the port declares another layout than it has.
     """
     config, ways = vae.config, vae.ways
-    cells, cell = CELLS, config.spatial_compression
-    latents = latent_count(FRAMES, ENCODED_TOGETHER, config.temporal_levels)
+    cells, cell = (scale * CELLS[0], scale * CELLS[1]), config.spatial_compression
+    count = (ways.frames or (FRAMES,))[-1]
+    latents = latent_count(count, ENCODED_TOGETHER, config.temporal_levels)
     frames = sample_count(latents, DECODED_TOGETHER, config.temporal_levels)
-    video = (1, FRAMES, cells[0] * cell, cells[1] * cell)
+    video = (1, count, cells[0] * cell, cells[1] * cell)
     coded = (1, latents, *cells)
     if operation == "encode":
         shape, channels = (*video, config.in_channels), (2 * config.latent_channels, config.latent_channels)
@@ -119,17 +133,17 @@ def _axes(vae: PortVAE, operation: Any, facts: dict[str, Any], notes: list[str])
     else:
         shape, expected = (*coded, config.latent_channels), [(1, frames, *video[2:], config.out_channels)]
     clip = np.random.default_rng(0).uniform(-1, 1, shape).astype(arrays.DTYPES[vae.dtype])
-    known = operation == "decode" and "encode" in _settled(vae)
+    known = operation == "decode" and vae.failed is None
     layouts = [facts["layout"]] if "layout" in facts else [ways.takes] if known else list(LAYOUTS)
     kinds = [facts["arrays"]] if "arrays" in facts else [ways.kind] if known else list(KINDS)
-    failed: PortError | None = None
+    failed: Exception | None = None
     answers: list[tuple[bool, str, str, str | None, dict[str, np.ndarray]]] = []
     for layout in layouts:
         for kind in kinds:
             ways.kind, ways.takes = kind, layout
             try:
                 parts = vae.raw(operation, clip)
-            except PortError as error:
+            except FAILED as error:
                 failed = failed or error
                 if isinstance(error, PortTimedOut):
                     break
@@ -140,7 +154,7 @@ def _axes(vae: PortVAE, operation: Any, facts: dict[str, Any], notes: list[str])
         if isinstance(failed, PortTimedOut) or (answers and answers[-1][0]):
             break
     if not answers:
-        ways.kind, ways.takes = kinds[0], layouts[0]
+        ways.kind, ways.takes, vae.failed = kinds[0], layouts[0], failed
         notes.append(f"the first {operation} failed: {failed}")
         return False
     # The first that fits in every axis, else the first that fits in all but one, else the first that was answered.
@@ -154,12 +168,7 @@ def _axes(vae: PortVAE, operation: Any, facts: dict[str, Any], notes: list[str])
         axis = ways.gives["encode"].index("c")
         few = found.ndim == len(ways.gives["encode"]) and found.shape[axis] == config.latent_channels
         ways.moments = not alone and not (name == "moments" and few)
-    _settled(vae).add(operation)
     return True
-
-
-def _settled(vae: PortVAE) -> set[str]:
-    return vars(vae).setdefault("settled", set())
 
 
 def _say(
@@ -175,52 +184,53 @@ def _say(
         notes.append(f"{operation} takes {spelled(takes)} and returns {spelled(gives)}; {declared}")
 
 
-def _takes_dtype(vae: PortVAE, encodes: bool, decodes: bool) -> bool:
+def _takes_dtype(vae: PortVAE, scale: int, encodes: bool, decodes: bool) -> bool:
     try:
-        return _dtype_given(vae, encodes) == vae.dtype if encodes or decodes else False
-    except PortError:
+        return _dtype_given(vae, scale, encodes) == vae.dtype if encodes or decodes else False
+    except FAILED:
         return False
 
 
-def _dtype_given(vae: PortVAE, encodes: bool) -> str:
+def _dtype_given(vae: PortVAE, scale: int, encodes: bool) -> str:
     config, cell = vae.config, vae.config.spatial_compression
-    shape = (1, FRAMES, CELLS[0] * cell, CELLS[1] * cell, config.in_channels)
+    frames = (vae.ways.frames or (FRAMES,))[-1]
+    shape = (1, frames, scale * CELLS[0] * cell, scale * CELLS[1] * cell, config.in_channels)
     operation: Any = "encode"
     if not encodes:
-        shape, operation = (1, 3, *CELLS, config.latent_channels), "decode"
+        shape, operation = (1, 3, scale * CELLS[0], scale * CELLS[1], config.latent_channels), "decode"
     out = vae.raw(operation, np.zeros(shape, arrays.DTYPES[vae.dtype]))
     return str(next(iter(out.values())).dtype)
 
 
 def _of_jit(vae: PortVAE) -> str:
     config, cell = vae.config, vae.config.spatial_compression
-    shape = (1, 1, cell, cell, config.in_channels)
+    side = cell * max(1, vae.ways.sizes // cell)
+    shape = (1, (vae.ways.frames or (1,))[0], side, side, config.in_channels)
     clip = arranged(np.zeros(shape, arrays.DTYPES[vae.dtype]), vae.ways.takes)
-    why = vae.ask("traceable", "encode", operation="encode", clip=clip)
-    able = (
-        f"JAX cannot trace it whole: {why}" if why else "JAX can trace it whole: jit = True would judge it compiled too"
+    try:
+        why = vae.ask("traceable", "tracing", operation="encode", clip=clip)
+    except FAILED:
+        return ""
+    return (
+        f" (JAX cannot trace it whole: {why})" if why else " (JAX can trace it whole: jit = True would judge that too)"
     )
-    return f"run as it is, in one mode ({able})"
 
 
 def _shapes(vae: PortVAE, facts: dict[str, Any], notes: list[str]) -> None:
     """Which sizes and how many clips it takes, by what raises; what is declared is believed."""
     ways = vae.ways
-    if "frames" in facts:
-        declared = facts["frames"]
-        ways.frames = (declared,) if isinstance(declared, int) else tuple(declared)
     if "sizes" in facts:
         ways.sizes = int(facts["sizes"])
     if "items" in facts:
         ways.items = int(facts["items"])
     ways.items = 1 if "b" not in ways.takes else ways.items
     if not {"frames", "sizes", "items"} & facts.keys() and ways.items is None:
-        if _encodes(vae, UNEVEN):
+        if ways.sizes == 1 and _encodes(vae, UNEVEN):
             return
-        cell = vae.config.spatial_compression
-        ways.sizes = next(
-            s for s in (1, 2, 4, cell) if s == cell or _encodes(vae, (1, FRAMES, 4 * cell + s, 5 * cell + s))
-        )
+        cell = max(ways.sizes, vae.config.spatial_compression)
+        if ways.sizes == 1:
+            sides = ((s, (1, FRAMES, 4 * cell + s, 5 * cell + s)) for s in (1, 2, 4))
+            ways.sizes = next((s for s, shape in sides if _encodes(vae, shape)), cell)
         if not _encodes(vae, (2, FRAMES, 4 * cell, 5 * cell)):
             ways.items = 1
         takes = [frames for frames in (1, 2, 3, 5, 8, 9, 16, 17) if _encodes(vae, (1, frames, 4 * cell, 5 * cell))]
@@ -238,6 +248,6 @@ def _encodes(vae: PortVAE, shape: tuple[int, ...]) -> bool:
     clip = np.zeros((*shape, vae.config.in_channels), arrays.DTYPES[vae.dtype])
     try:
         vae.raw("encode", clip)
-    except PortError:
+    except FAILED:
         return False
     return True

@@ -29,11 +29,13 @@ class Process:
         limit: seconds that a request may take.
         generation: how many processes there have been; what was built in an earlier one is gone.
         environment: of processes that are started from now on, beside this one's.
+        dropped: objects that nobody has any more; the next request says so.
     """
 
     def __init__(self, name: str, limit: float):
         self.name, self.limit, self.generation = name, limit, 0
         self.environment: dict[str, str] = {}
+        self.dropped: list[int] = []
         self._running: tuple[subprocess.Popen[bytes], Connection, Any] | None = None
 
     def ask(self, request: str, what: str, limit: float | None = None, **given: Any) -> Any:
@@ -49,7 +51,8 @@ class Process:
         limit = self.limit if limit is None else limit
         until = time.monotonic() + limit
         try:
-            connection.send((request, given))
+            dropped, self.dropped = self.dropped, []
+            connection.send((request, given, dropped))
             while not connection.poll(min(LOOK, max(0.0, until - time.monotonic()))):
                 if process.poll() is not None and not connection.poll():
                     raise EOFError

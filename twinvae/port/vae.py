@@ -16,7 +16,7 @@ from twinvae.capabilities import Capability
 from twinvae.config import VAEConfig
 from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER
 from twinvae.interface import Cache, Operation, Video, VideoVAE
-from twinvae.port.errors import NotTaken, PortError, PortGave, PortTimedOut
+from twinvae.port.errors import NotTaken, PortGave, PortTimedOut
 from twinvae.port.layouts import CHANNEL_LAST, arranged, channel_last
 from twinvae.port.process import Process
 from twinvae.posterior import Posterior
@@ -77,6 +77,11 @@ class Budget:
         finally:
             self._spent[method] += time.monotonic() - began  # type: ignore[assignment]  # Counter adds any numbers
 
+    def restart(self) -> None:
+        """Begin anew: what was spent on trying the port is not the tests'."""
+        self._spent.clear()
+        self._timed_out.clear()
+
     def check(self, method: str) -> None:
         """Whether a method may be asked.
 
@@ -110,6 +115,7 @@ class PortVAE(VideoVAE):
 
     Args:
         label: its name in records.
+        failed: what the first call that tried it raised, if it did.
         process, budget: of the port, shared by all of its objects.
         given: what it is built from, for its process.
         compile: whether `jax.jit` is put around `encode` and `decode`.
@@ -124,6 +130,7 @@ class PortVAE(VideoVAE):
         self.ways = ways
         self._process, self.budget, self._given, self._compile = process, budget, given, compile
         self._number, self._built_in = next(NUMBERS), 0
+        self.failed: Exception | None = None
 
     def inspected(self) -> list[str]:
         """The capabilities that the object has by its methods; builds it where it is not built."""
@@ -177,7 +184,8 @@ class PortVAE(VideoVAE):
         ways = self.ways
         if ways.items is not None and shape[0] > ways.items:
             raise NotTaken(f"it takes {ways.items} clip{'s' if ways.items > 1 else ''} at a time, not {shape[0]}")
-        if operation == "encode" and (shape[2] % ways.sizes or shape[3] % ways.sizes):
+        scale = 1 if operation == "encode" else self.config.spatial_compression
+        if shape[2] * scale % ways.sizes or shape[3] * scale % ways.sizes:
             raise NotTaken(f"it takes heights and widths that are multiples of {ways.sizes}, not {shape[2]}x{shape[3]}")
         if operation == "encode" and ways.frames is not None and shape[1] not in ways.frames:
             raise NotTaken(f"it takes {', '.join(map(str, ways.frames))} frames, not {shape[1]}")
@@ -230,11 +238,7 @@ class PortVAE(VideoVAE):
         return (channel_last(chunk, self.ways.gives[operation]) for chunk in chunks)
 
     def __del__(self) -> None:
-        try:
-            if self._built_in and self._built_in == self._process.generation:
-                self._process.ask("drop", "dropping it", number=self._number)
-        except (PortError, ValueError, OSError, AttributeError, TypeError):  # at the end of Python, all may be gone
-            pass
+        self._process.dropped.append(self._number)
 
     # A port's loops are its own: there is no frame batch, join or blend of it to be had alone.
 

@@ -87,9 +87,6 @@ class Worker:
             out = objects.guarded("the layer", lambda: self.layers[layer](**given))
             return objects.nested(out, arrays.to_numpy)
 
-    def drop(self, number: int) -> None:
-        self.objects.pop(number, None)
-
     def _settle(self, number: int, settings: dict[str, Any]) -> None:
         if self.settings.get(number) != settings:
             objects.guarded("taking its settings", lambda: objects.settle(self.objects[number][0], settings))
@@ -107,9 +104,11 @@ def serve(connection: Connection, worker: Worker) -> None:
     process = os.getpid()
     while True:
         try:
-            request, given = connection.recv()
+            request, given, dropped = connection.recv()
         except EOFError:
             return
+        for number in dropped:
+            worker.objects.pop(number, None)
         answer = _answer(getattr(worker, request), given)
         if os.getpid() != process:
             os._exit(0)
