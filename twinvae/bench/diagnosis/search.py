@@ -222,7 +222,7 @@ class Search:
         part = OUTPUT if OUTPUT in gaining or not gaining else gaining[0]
         before, after = self._parts(one, ()) or {}, self._parts(one, (*beside, signature.change)) or {}
         return Confirmed(
-            signature, tuple(others), one.case, off_by(one.parts[part], before[part]),
+            signature, tuple(others), one.case, _without(one.parts[part], before[part]),
             _off_where_close(one.parts[part], after[part], self.bar), part, score[part],
         )  # fmt: skip
 
@@ -282,6 +282,11 @@ class Search:
     def _departing(self, index: int) -> str:
         """The first block that departs, where the port shows blocks; else none."""
         return next((name for name, share in self.scores[index].items() if share < 1 and name != OUTPUT), "")
+
+
+def _without(found: np.ndarray, expected: np.ndarray) -> float:
+    """How far apart two outputs are; infinite where one has frames that the other has not."""
+    return off_by(found, expected) if found.shape == expected.shape else float("inf")
 
 
 def _off_where_close(found: np.ndarray, expected: np.ndarray, bar: float) -> float:
