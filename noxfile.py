@@ -70,7 +70,8 @@ def beside(session: nox.Session, *arguments: str) -> Iterator[None]:
 def _suite_session(suite: str) -> None:
     @nox.session(name=suite)
     def run_suite(session: nox.Session) -> None:
-        python(session, "-m", "pytest", f"suites/{suite}", *session.posargs)
+        looking = ["--diagnose"] if suite == "parity" else []
+        python(session, "-m", "pytest", f"suites/{suite}", *looking, *session.posargs)
 
     run_suite.func.__doc__ = f"Run the {suite} suite and write reports/local/<platform>/{suite}.md."
 
@@ -146,6 +147,12 @@ def gate(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Try the suites: plant porting faults in copies of the checkout, and see which are caught, and how soon."""
     python(session, "-m", "trials.faults", *session.posargs)
+
+
+@nox.session
+def findings(session: nox.Session) -> None:
+    """Try what is said of a port: one with twelve defects, all on, each alone, and mended one after another."""
+    python(session, "-m", "trials.findings", *session.posargs)
 
 
 @nox.session

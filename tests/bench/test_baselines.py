@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from tests.bench.synthetic import RUN, broken, parity_records, write_run
-from twinvae.bench.baselines import difference, read_baseline, stored, updated, write_baseline
+from twinvae.bench.baselines import Known, difference, read_baseline, stored, updated, write_baseline
 from twinvae.bench.cli import main
 from twinvae.bench.records import Record, Selection
+from twinvae.bench.verdicts import judge_run
 
 
 @pytest.fixture
@@ -268,3 +269,45 @@ def test_a_suite_that_was_not_run_cannot_be_accepted(tmp_path, folders, capsys):
     write_run(tmp_path / "reports", parity_records())
     assert main(["baseline", "speed", *folders]) == 2
     assert "no run of speed on cpu" in capsys.readouterr().err
+
+
+BROKEN = [
+    Record(suite="parity", case="whole VAE", operation=operation, metric=metric, value=value, limit=limit)
+    for operation, bad in (("encode", 0.3), ("decode", 1e-15))
+    for metric, value, limit in (("mae", bad, 1e-11), ("ssim", 1 - bad, None))
+]  # fmt: skip
+
+
+def test_a_value_without_a_limit_is_not_agreed_on_while_its_neighbours_are_past_theirs(tmp_path):
+    data = write_run(tmp_path, BROKEN)
+    past = {BROKEN[0].key}
+    kept = {(e.operation, e.metric): e.known for e in updated(None, data, past).entries}
+    assert kept == {("encode", "mae"): None, ("decode", "mae"): None, ("decode", "ssim"): None}
+    known = Known(reason="pooling is reshaped", owner="kim")
+    accepted = {(e.operation, e.metric): e.known for e in updated(None, data, past, known).entries}
+    assert accepted == {("encode", "mae"): known, ("encode", "ssim"): known, ("decode", "mae"): None,
+                        ("decode", "ssim"): None}  # fmt: skip
+
+
+def test_what_is_known_is_kept_in_the_file_with_its_reason_and_owner(tmp_path):
+    known = Known(reason="pooling is reshaped", owner="kim")
+    path = tmp_path / "parity.json"
+    write_baseline(path, updated(None, write_run(tmp_path, BROKEN), {BROKEN[0].key}, known))
+    assert read_baseline(path).by_key[BROKEN[0].key].known == known
+    assert '"known":{"reason":"pooling is reshaped","owner":"kim"}' in path.read_text()
+
+
+def test_a_known_failure_is_accepted_by_name_and_then_passes(tmp_path, folders, path, capsys):
+    data = write_run(tmp_path / "reports", BROKEN)
+    assert main(["baseline", *folders, "--yes"]) == 2
+    assert "--known REASON --owner WHO" in capsys.readouterr().out
+    assert main(["baseline", *folders, "--yes", "--known", "pooling is reshaped"]) == 2
+    assert not path.exists()
+    assert main(["baseline", *folders, "--yes", "--known", "pooling is reshaped", "--owner", "kim"]) == 0
+    assert main(["report", *folders]) == 0
+    assert "2 known" in capsys.readouterr().out.replace("\n", " ")
+    statuses = {(v.key.operation, v.key.metric): v.status for v in judge_run(data, read_baseline(path))}
+    assert statuses["encode", "mae"] == statuses["encode", "ssim"] == "known"
+    worse = [one.model_copy(update={"value": 2 * one.value}) if one.limit else one for one in BROKEN]
+    write_run(tmp_path / "reports", worse)
+    assert main(["report", *folders]) == 1

@@ -16,8 +16,8 @@ from rich.console import Console
 from tests.bench.synthetic import RUN, broken, frame_exhibits, parity_records, write_run
 from twinvae.bench.baselines import Entry, baseline_path, updated, write_baseline
 from twinvae.bench.cli import main
-from twinvae.bench.pages import Judged, culprits, headline, shortened, table, worst_table
-from twinvae.bench.records import Record
+from twinvae.bench.pages import Judged, finding_lines, headline, shortened, table, worst_table
+from twinvae.bench.records import Failure, Record
 from twinvae.bench.report import write_report
 from twinvae.bench.verdicts import Verdict, judge
 
@@ -69,7 +69,7 @@ def test_a_good_run_says_so_first(good):
     assert not good.failed
     assert "# cpu: nothing got worse" in page(good, "index")
     assert f"Nothing got worse: {len(parity_records())} values checked" in first_screen(page(good))
-    assert "What fails" not in page(good)
+    assert "## Findings" not in page(good)
 
 
 def test_a_bad_run_names_what_by_how_much_and_where_in_the_first_screen(bad):
@@ -78,9 +78,10 @@ def test_a_bad_run_names_what_by_how_much_and_where_in_the_first_screen(bad):
     for name in ("index", "parity"):
         screen = first_screen(page(summary, name))
         assert "wrong" in screen
-        assert f"The first layer that departs is **`{BORN}`** in flax decode (eager, jit; float64, float32" in screen
+        assert f"1. **The first block that departs in flax decode is {BORN}.** max_abs" in screen
+        assert "in eager, jit; float64, float32, bfloat16" in screen
         assert "→ 0.75" in screen
-    assert "7 blocks after it off as well" in page(summary)
+    assert "7 blocks after it are off as well" in page(summary)
 
 
 def judged_as(*statuses: str, failures: int = 0) -> Judged:
@@ -109,12 +110,11 @@ def test_the_headline_tells_what_is_wrong_from_what_got_worse_and_what_improved(
     assert (headline(judged), judged.outcome) == (words, outcome)
 
 
-def test_of_a_models_blocks_only_the_first_that_departs_is_listed_and_all_are_marked(bad):
+def test_of_a_models_blocks_only_the_first_that_departs_is_a_finding_and_all_are_marked(bad):
     text = page(bad)
-    listed, tables = text.split("## What fails")[1].split("## Every value")
-    listed = listed.split("\n## ")[0]
-    assert BORN in listed
-    assert "norm_out" not in listed
+    findings, tables = text.split("## Findings")[1].split("## Every value")
+    assert re.findall(r"^### \d+\. (.+)$", findings, re.MULTILINE)[0] == BORN
+    assert "norm_out is the first" not in findings
     assert re.search(r"decoder\.norm_out .*0\.75 ✗", tables)
 
 
@@ -123,7 +123,7 @@ def test_a_whole_model_value_that_fails_points_at_the_layer_where_its_error_is_b
     rows = [line for line in text.splitlines() if line.startswith("| whole VAE decode") and "one block" not in line]
     failing = [row for row in rows if "past its limit" in row]
     assert failing
-    assert all(row.endswith(f"`{BORN}` |") for row in failing)
+    assert all(re.search(rf"`{re.escape(BORN)}` +\|$", row) for row in failing)
 
 
 def test_a_layer_that_fails_alone_is_named_with_its_command(report):
@@ -131,7 +131,7 @@ def test_a_layer_that_fails_alone_is_named_with_its_command(report):
     records[0] = records[0].model_copy(update={"value": 0.3})
     run = RUN.model_copy(update={"options": ("--preset", "tiny")})
     text = page(report(records, run))
-    assert "The worst is **causal conv, first batch flax eager float64 max_abs**" in first_screen(text)
+    assert "The layer alone departs: causal conv, flax." in first_screen(text)
     assert f"pytest '{records[0].test}' --preset tiny" in text
 
 
@@ -225,10 +225,11 @@ def test_more_failures_than_fit_are_counted(report):
     text = page(report([r.model_copy(update={"value": 9.0}) for r in parity_records()]))
     total = len(re.findall(r" ✗ +(?=\|)", text.split("## Every value")[1]))
     assert total == len(parity_records())
-    listed = text.split("## What fails")[1].split("\n## ")[0]
-    assert len(re.findall(r"^\| .*x +\|", listed, re.MULTILINE)) == 30
-    blocks_after_the_first = sum(bool(r.order) for r in parity_records())
-    assert f"And {total - blocks_after_the_first - 30} more" in listed
+    findings = text.split("## Findings")[1].split("\n## ")[0]
+    assert len(findings.split("\n### ")) - 1 == len(set(re.findall(r"(?m)^### (.+)$", findings)))
+    more = sum(int(count.replace(",", "")) for count in re.findall(r"And ([\d,]+) values? more", findings))
+    shown = len(re.findall(r"^\| .*past its limit|^\| .*baseline allows", findings, re.MULTILINE))
+    assert shown + more == total
 
 
 def test_the_same_records_give_the_same_bytes(drawn_report, bad):
@@ -263,7 +264,7 @@ def test_figures_survive_values_that_are_not_finite(drawn_report):
 
     summary = drawn_report(records, extra=exhibit)
     assert len(list((summary.index.parent / "figures").iterdir())) == 2
-    assert "`encoder.conv_in`" in first_screen(page(summary))
+    assert "encoder.conv_in" in first_screen(page(summary))
 
 
 def test_a_suite_without_a_template_of_its_own_gets_the_common_page(report):
@@ -331,9 +332,9 @@ def test_a_table_lines_up_escapes_bars_and_drops_empty_columns():
 
 
 def test_a_test_that_fails_without_a_number_is_named_at_the_top():
-    failure = SimpleNamespace(test="suites/parity/test_x.py::test_y", message="shapes differ")
-    judged = SimpleNamespace(departures=[], failing=[], data=SimpleNamespace(failures=[failure]))
-    assert culprits(judged) == ["The first test that failed is **`suites/parity/test_x.py::test_y`**: shapes differ"]
+    failure = Failure(test="suites/parity/test_x.py::test_y", message="shapes differ", rerun="pytest x")
+    data = SimpleNamespace(failures=[failure], run=RUN)
+    assert finding_lines(Judged(data, None, [])) == ["**test_y: shapes differ** Explains 1 value or test that fails."]
 
 
 def test_a_fault_after_the_last_block_is_placed_there(report):
@@ -344,6 +345,6 @@ def test_a_fault_after_the_last_block_is_placed_there(report):
         for record in parity_records()
     ]
     text = page(report(clipped))
-    assert "In flax decode every block up to the last, **`decoder.conv_out`**, agrees in float64" in text
+    assert "In flax decode every block up to the last, decoder.conv_out, agrees" in text
     assert "torchax decode every block" not in text
     assert "every block" not in page(report(broken(parity_records(), "decoder.conv_in")))

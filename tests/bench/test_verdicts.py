@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from tests.bench.synthetic import RUN, broken, parity_records, write_run
-from twinvae.bench.baselines import Entry, updated
+from tests.bench.synthetic import RUN, parity_records, write_run
+from twinvae.bench.baselines import Entry, Known, updated
+from twinvae.bench.findings import first_departures
 from twinvae.bench.records import Record, Selection
-from twinvae.bench.verdicts import Verdict, counts, first_departures, judge, judge_run, number
+from twinvae.bench.verdicts import Verdict, counts, judge, judge_run, number
 
 NAN, INF = math.nan, math.inf
 ERROR = {"metric": "max_abs", "tolerance": 2, "floor": 1e-9}
@@ -318,30 +319,35 @@ def test_other_versions_are_still_compared(tmp_path):
     assert judge_run(data, baseline_of(tmp_path, [record(1e-6, **ERROR)]))[0].failing
 
 
-@pytest.mark.parametrize("layer", ["encoder.conv_in", "decoder.up_blocks.0.resnets.1", "decoder.conv_out"])
-def test_the_first_layer_that_departs_is_named_for_each_mode_and_dtype(tmp_path, layer):
-    baseline = baseline_of(tmp_path)
-    data = write_run(tmp_path, broken(parity_records(), layer)[::-1])
-    departures = first_departures(judge_run(data, baseline))
-    assert {d.verdict.key.layer for d in departures} == {layer}
-    assert {d.verdict.key.backend for d in departures} == {"flax"}
-    assert len({d.place for d in departures}) == 6
-    assert [d.verdict.key.dtype for d in departures[:2]] == ["float64", "float64"]
+KNOWN = Known(reason="pooling is reshaped", owner="kim")
+LIMITED = ERROR | {"limit": 1e-7}
 
 
-def test_a_departure_is_found_by_the_limit_without_any_baseline(tmp_path):
-    layer = "decoder.mid_block.resnets.0"
-    departures = first_departures(judge_run(write_run(tmp_path, broken(parity_records(), layer)), None))
-    assert {(d.verdict.key.layer, d.later) for d in departures} == {(layer, 10)}
+@pytest.mark.parametrize(
+    ("fields", "value", "before", "status"),
+    [
+        (LIMITED, 1e-6, 1e-6, "known"),
+        (LIMITED, 2e-6, 1e-6, "known"),  # within the tolerance of what was accepted
+        (LIMITED, 2.1e-6, 1e-6, "regressed"),
+        (LIMITED, 0.9e-7, 1e-6, "improved"),
+        (LIMITED, NAN, 1e-6, "regressed"),
+        (LIMITED, NAN, NAN, "known"),
+        (LIMITED, 1e-3, NAN, "known"),
+        (ERROR, 1e-6, 1e-6, "known"),  # without a limit, beside one that is past its own
+        (ERROR, 3e-6, 1e-6, "regressed"),
+        (COUNT | {"limit": 49}, 52, 52, "known"),
+        (COUNT | {"limit": 49}, 51, 52, "regressed"),
+        (COUNT | {"limit": 49}, 49, 52, "improved"),
+    ],
+)
+def test_a_known_failure_passes_while_it_is_no_worse_and_is_said_when_it_is_fixed(fields, value, before, status):
+    entry = Entry(case="norm", metric=fields["metric"], value=before, known=KNOWN)
+    verdict = judge(record(value, **fields), entry)
+    assert verdict.status == status
+    assert verdict.failing == (status == "regressed")
+    assert verdict.reason.endswith("pooling is reshaped (kim)")
 
 
-def test_a_departure_within_the_limit_is_found_by_the_baseline(tmp_path):
-    grown = [
-        r.model_copy(update={"value": 50 * r.value}) if r.layer == "encoder.norm_out" else r for r in parity_records()
-    ]
-    departures = first_departures(judge_run(write_run(tmp_path, grown), baseline_of(tmp_path)))
-    assert {(d.verdict.key.layer, d.later) for d in departures} == {("encoder.norm_out", 0)}
-
-
-def test_nothing_departs_where_nothing_got_worse(tmp_path):
-    assert first_departures(judge_run(write_run(tmp_path, parity_records()), baseline_of(tmp_path))) == []
+def test_of_another_clip_nothing_is_known():
+    entry = Entry(case="norm", metric="max_abs", value=1e-6, known=KNOWN)
+    assert judge(record(1e-6, **LIMITED), entry, "the baseline is of another clip").status == "wrong"

@@ -8,30 +8,34 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from twinvae.bench.baselines import Change, baseline_path, changed_inputs, difference, updated, write_baseline
+from twinvae.bench.baselines import Change, Known, baseline_path, changed_inputs, difference, updated, write_baseline
 from twinvae.bench.pages import Judged, many
 from twinvae.bench.provenance import CHANGES, COMMIT, UNKNOWN
 from twinvae.bench.records import RunData
-from twinvae.bench.verdicts import judge, number
+from twinvae.bench.verdicts import Verdict, judge, number
 
 MOST_SHOWN = 20
 
 
-def accept(judged: Judged, baseline_dir: Path, yes: bool = False, force: bool = False) -> int:
+def accept(
+    judged: Judged, baseline_dir: Path, yes: bool = False, force: bool = False, known: Known | None = None
+) -> int:
     """Show what a run changes in its baseline, and write that where somebody agrees.
 
     Args:
         yes: do not ask.
         force: accept failures, too; never a part of a suite, nor code that nobody can find again.
+        known: why values that are past their limit are accepted, and who is to mend them.
     Returns:
         An exit status: 0, or 2 where nothing could be written.
     """
     run = judged.data.run
     path = baseline_path(baseline_dir, run.platform, run.suite)
-    new = updated(judged.baseline, judged.data)
+    past = past_limits(judged)
+    new = updated(judged.baseline, judged.data, {v.key for v in past}, known)
     print(f"\n{path}: the run of {run.date}, commit {run.commit}")
     print(*difference_lines(judged, difference(judged.baseline, new)), sep="\n")
-    barred, failures = unfit(judged.data), [] if force else failing(judged)
+    barred, failures = unfit(judged.data), [] if force else failing(judged, past, known is not None)
     if barred or failures:
         advice = [] if barred else ["Run the suite again, or accept it as it is with --force."]
         print("Not accepted:", *barred, *failures, *advice, sep="\n  ")
@@ -72,14 +76,28 @@ def unfit(data: RunData) -> list[str]:
     return reasons
 
 
-def failing(judged: Judged) -> list[str]:
-    """Why a run that is whole should all the same not become the baseline."""
+def past_limits(judged: Judged) -> list[Verdict]:
+    """What fails whatever a baseline says."""
+    return [v for v in judged.verdicts if v.record and judge(v.record).failing]
+
+
+def failing(judged: Judged, past: Sequence[Verdict], known: bool = False) -> list[str]:
+    """Why a run that is whole should all the same not become the baseline.
+
+    Args:
+        past: values that are past their limit.
+        known: whether those are accepted, and so the tests that they failed.
+    """
     reasons = []
-    if judged.data.failures:
-        reasons.append(f"{many(len(judged.data.failures), 'test')} failed; the first: {judged.data.failures[0].test}")
-    past = [v for v in judged.verdicts if v.record and judge(v.record).failing]
-    if past:
-        reasons.append(f"{many(len(past), 'value')} past a limit, which no baseline changes; the first: {past[0].key}")
+    accepted = {v.record.test for v in past} if known else set()
+    failures = [failure for failure in judged.data.failures if failure.test not in accepted]
+    if failures:
+        reasons.append(f"{many(len(failures), 'test')} failed; the first: {failures[0].test}")
+    if past and not known:
+        reasons.append(
+            f"{many(len(past), 'value')} past a limit, which no baseline changes; the first: {past[0].key}. "
+            "Where that cannot be mended now, say why and who will: --known REASON --owner WHO"
+        )
     return reasons
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,8 +18,17 @@ from twinvae.bench.records import Key, Record, Run, RunData, Value
 _NOT_KEPT = {"type", "command", "options", "selection", "nan_input", "storage", "unjudged", "ports"}
 
 
+class Known(BaseModel):
+    """Why a value that fails was accepted, and who is to mend it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: str = Field(min_length=1)
+    owner: str = Field(min_length=1)
+
+
 class Entry(BaseModel):
-    """A value agreed on, and which of the baseline's runs measured it."""
+    """A value agreed on, and which of the baseline's runs measured it; `known` where it fails and was accepted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -34,6 +43,7 @@ class Entry(BaseModel):
     layer: str = ""
     value: Value | None
     run: int = Field(0, ge=0)
+    known: Known | None = None
 
     def key(self, suite: str) -> Key:
         return Key(suite, *(getattr(self, name) for name in Key._fields[1:]))
@@ -117,14 +127,27 @@ def stored(record: Record) -> float | None:
     return float(f"{value:.3g}") if is_error and value is not None and abs(value) < 1 else value
 
 
-def updated(old: Baseline | None, data: RunData) -> Baseline:
+def updated(old: Baseline | None, data: RunData, broken: Collection[Key] = (), known: Known | None = None) -> Baseline:
     """The baseline with the values of a complete run in it, which replace all that the run selected.
 
-    A value that is not sure, because the machine was busy, replaces nothing.
+    A value that is not sure, because the machine was busy, replaces nothing; nor does one that has no limit of its
+    own while others of the same case are past theirs, unless all of them are accepted as known.
+
+    Args:
+        broken: keys of the values that are past their limit.
+        known: why they are accepted; None: they are not said to be known.
     """
     selection = data.run.selection
-    measured = {record.key: stored(record) for record in data.records if record.sure}
+    cases = {key._replace(metric="") for key in broken}
+    tainted = {
+        record.key
+        for record in data.records
+        if record.key in broken or (record.limit is None and record.key._replace(metric="") in cases)
+    }
     unsure = {record.key for record in data.records if not record.sure}
+    if known is None:
+        unsure |= tainted - set(broken)
+    measured = {record.key: stored(record) for record in data.records if record.key not in unsure}
     kept: dict[Key, Entry] = {}
     for key, entry in (old.by_key if old else {}).items():
         replaced = selection.holds(key.backend, key.mode, key.dtype, key.preset)
@@ -133,7 +156,9 @@ def updated(old: Baseline | None, data: RunData) -> Baseline:
     sources = sorted({entry.run for entry in kept.values()})
     entries = {key: entry.model_copy(update={"run": sources.index(entry.run)}) for key, entry in kept.items()}
     for key, value in measured.items():
-        entries[key] = Entry(**dict(zip(Key._fields[1:], key[1:], strict=True)), value=value, run=len(sources))
+        fields = dict(zip(Key._fields[1:], key[1:], strict=True))
+        accepted = known if key in tainted else None
+        entries[key] = Entry(**fields, value=value, run=len(sources), known=accepted)
     kept_runs = [old.runs[index] for index in sources]
     return Baseline(runs=(*kept_runs, data.run), entries=tuple(entries[key] for key in sorted(entries)))
 
@@ -150,7 +175,11 @@ def difference(old: Baseline | None, new: Baseline) -> list[Change]:
     """Entries that are new, changed in value, or removed."""
     before, after = old.by_key if old else {}, new.by_key
     changes = [Change(key, before.get(key), after.get(key)) for key in sorted({*before, *after})]
-    return [c for c in changes if not (c.before and c.after and _same(c.before.value, c.after.value))]
+    return [
+        c
+        for c in changes
+        if not (c.before and c.after and _same(c.before.value, c.after.value) and c.before.known == c.after.known)
+    ]
 
 
 def _same(one: float | None, other: float | None) -> bool:

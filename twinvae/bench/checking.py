@@ -70,7 +70,7 @@ def run_suites(suites: Sequence[str], given: Mapping[str, str | bool | None], mo
     stated = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items() if value]
     return int(pytest.main([
         "-c", str(INI), f"--rootdir={ROOT}", f"--confcutdir={SUITES}",
-        "-o", f"cache_dir={Path.cwd() / '.pytest_cache'}",
+        "-o", f"cache_dir={Path.cwd() / '.pytest_cache'}", "--diagnose",
         *chosen, *stated, *(argument for argument in more if argument not in tests),
     ]))  # fmt: skip
 

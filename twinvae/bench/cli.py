@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +18,14 @@ from typer.core import TyperGroup
 
 import twinvae
 from twinvae.bench.acceptance import accept
+from twinvae.bench.baselines import Known
 from twinvae.bench.cases import export
 from twinvae.bench.checking import run_suites, suite_options
+from twinvae.bench.diagnosis.diagnose import SECONDS, diagnosis_lines
+from twinvae.bench.diagnosis.experiments import CASES
+from twinvae.bench.diagnosis.run import diagnose_backend
 from twinvae.bench.environment import prepare_jax
+from twinvae.bench.files import write_whole
 from twinvae.bench.models import Model
 from twinvae.bench.new_port import TEMPLATE
 from twinvae.bench.pages import Judged
@@ -193,6 +199,36 @@ def export_cases(
 
 
 @app.command(epilog=STATUS)
+def diagnose(
+    backend: Annotated[str, typer.Argument(help="what to look at, such as flax, or a port: port.py, port.py:make")],
+    case: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="one experiment, such as 'two latents' (default: all)")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(metavar="NAME", help="whose architecture (default: tiny)")] = None,
+    weights: Annotated[str | None, typer.Option(metavar="PATH", help="a diffusers folder or hub id instead")] = None,
+    subfolder: Annotated[str | None, typer.Option(metavar="NAME", help="the VAE's folder inside --weights")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="of seeded weights and inputs")] = 0,
+    seconds: Annotated[float, typer.Option(metavar="N", help="how long to look at the most")] = SECONDS,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="write the findings there as well")] = None,
+) -> None:
+    """What does a port do another way than diffusers? Small clips, and signatures of mistakes that reproduce it."""
+    prepare_jax()
+    known = list(dict.fromkeys(one.name for one in CASES))
+    if unknown := [name for name in case or () if name not in known]:
+        raise ValueError(f"--case {unknown[0]!r}: unknown; choose from {'; '.join(known)}")
+    chosen = [one for one in CASES if not case or one.name in case]
+    model = Model.of_checkpoint(weights, subfolder, seed) if weights else Model.of_preset(preset or "tiny", seed)
+    found = diagnose_backend(
+        backend, model, named=bool(weights or preset), cases=chosen, seed=seed, seconds=seconds,
+        say=lambda finding: print(f"found: {finding.headline}", flush=True),
+    )  # fmt: skip
+    print(*diagnosis_lines(found), sep="\n")
+    if json:
+        write_whole(json, dumps([one.model_dump(mode="json") for one in found.findings], indent=1) + "\n")
+    raise typer.Exit(int(bool(found.findings)))
+
+
+@app.command(epilog=STATUS)
 def plan(
     clip: Annotated[
         str, typer.Argument(metavar="CLIP", help="frames x height x width of the video, such as 81x480x720")
@@ -279,6 +315,8 @@ def report(platform: Platform = None, report_dir: ReportDir = LOCAL_REPORTS, bas
 def baseline(
     suites: Suites = None, platform: Platform = None, yes: Yes = False,
     force: Annotated[bool, typer.Option("--force", help="accept a run that has failures")] = False,
+    known: Annotated[str | None, typer.Option(metavar="REASON", help="why what fails is accepted")] = None,
+    owner: Annotated[str | None, typer.Option(metavar="WHO", help="who is to mend those")] = None,
     report_dir: ReportDir = LOCAL_REPORTS, baseline_dir: BaselineDir = None,
 ) -> None:  # fmt: skip
     """Show what the last runs change in the baselines, and accept it: complete runs of committed code alone."""
@@ -287,10 +325,13 @@ def baseline(
             "the baselines that are installed are not changed: give --baseline-dir DIR for your own, which "
             "`twinvae check --baseline-dir DIR` then compares with"
         )
+    if bool(known) != bool(owner):
+        raise ValueError("--known REASON and --owner WHO go together: who is to mend what fails, and why not now")
+    accepted = Known(reason=known, owner=owner) if known and owner else None
     folder = baseline_dir or BASELINES
     runs = _runs(suites, platform, report_dir, folder)
     raise typer.Exit(
-        max(accept(judged, folder, yes, force) for judged_suites in runs.values() for judged in judged_suites)
+        max(accept(judged, folder, yes, force, accepted) for judged_suites in runs.values() for judged in judged_suites)
     )
 
 

@@ -15,12 +15,23 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from twinvae.bench.additions import tables_of
 from twinvae.bench.baselines import Baseline, changed_inputs
 from twinvae.bench.drawing import Picture
+from twinvae.bench.findings import (
+    Explained,
+    Finding,
+    badness,
+    find,
+    first_departures,
+    many,
+    measured,
+    movement,
+    place,
+)
 from twinvae.bench.metrics import grade
-from twinvae.bench.places import SUITES, alone
-from twinvae.bench.records import Key, RunData
-from twinvae.bench.verdicts import DTYPES, Departure, Verdict, counts, first_departures, incomparable, number, place
+from twinvae.bench.places import SUITES
+from twinvae.bench.records import RunData
+from twinvae.bench.verdicts import DTYPES, Verdict, counts, incomparable, number
 
-FAILING_ROWS, WORST_ROWS, FAILURES = 30, 12, 15
+FAILING_ROWS, WORST_ROWS = 30, 12
 
 
 class Judged(NamedTuple):
@@ -29,17 +40,16 @@ class Judged(NamedTuple):
     data: RunData
     baseline: Baseline | None
     verdicts: list[Verdict]
+    diagnosed: tuple[Finding, ...] = ()
 
     @property
     def suite(self) -> str:
         return self.data.run.suite
 
     @property
-    def failing(self) -> list[Verdict]:
-        """What fails, the worst first; of a model's blocks, only the first that departs."""
-        of_blocks = [departure.verdict for departure in self.departures]
-        others = [v for v in self.verdicts if v.failing and not (v.record and v.record.order is not None)]
-        return of_blocks + sorted(others, key=badness)
+    def explained(self) -> list[Explained]:
+        """Findings, the worst first, each with the values and failed tests that it explains."""
+        return find(self.verdicts, self.data.failures, self.diagnosed, self.data.run.options)
 
     @property
     def failed(self) -> bool:
@@ -56,15 +66,11 @@ class Judged(NamedTuple):
             return "interrupted"
         return "nothing got worse" if self.verdicts else "nothing measured"
 
-    @property
-    def departures(self) -> list[Departure]:
-        return first_departures(self.verdicts)
-
     def first_layer(self, verdict: Verdict) -> str:
         """The block itself, or for a failing value of a whole model the one in which the error is born, if known."""
         layer = verdict.key.layer
-        if verdict.failing and not layer:
-            births = {departure.place: departure.verdict.key.layer for departure in reversed(self.departures)}
+        if verdict.failing and not layer and not self.diagnosed:
+            births = {one.place: one.verdict.key.layer for one in reversed(first_departures(self.verdicts))}
             layer = births.get(place(verdict.key), "")
         return f"`{layer}`" if layer else ""
 
@@ -99,6 +105,7 @@ def headline(judged: Judged) -> str:
             f"{worse}{'' if wrong else f' of {total}'} got worse" if worse else "",
             f"{many(found['missing'], 'value')} missing" if "missing" in found else "",
             f"{many(failures, 'test')} failed" if failures else "",
+            f"{found['known']} known" if "known" in found else "",
             f"{found['improved']} improved" if "improved" in found else "",
         ]
         return "; ".join(part for part in parts if part) + "."
@@ -106,43 +113,15 @@ def headline(judged: Judged) -> str:
     return f"Nothing got worse: {total} checked ({rest})."
 
 
-def culprits(judged: Judged) -> list[str]:
-    """Where to look first: the first layer that departs, per backend and operation; else the worst case, or test."""
-    merged: dict[tuple[str, str, str], list[Departure]] = {}
-    for departure in judged.departures:
-        key = departure.verdict.key
-        merged.setdefault((key.layer, key.backend, key.operation), []).append(departure)
+def finding_lines(judged: Judged, most: int | None = None) -> list[str]:
+    """Each finding in a line of Markdown, the worst first, with its evidence and what it explains below."""
     lines = []
-    for (layer, backend, operation), group in merged.items():
-        first = group[0].verdict
-        where = f"{_listed(d.verdict.key.mode for d in group)}; {_listed(d.verdict.key.dtype for d in group)}"
-        lines.append(
-            f"The first layer that departs is **`{layer}`** in {backend} {operation} ({where}): {first.key.metric} "
-            f"{_movement(first)}, {first.reason}; {many(group[0].later, 'block')} after it off as well."
-        )
-    if not lines and judged.failing:
-        worst = judged.failing[0]
-        lines.append(f"The worst is **{worst.key}**: {_movement(worst)}, {worst.reason}.")
-        lines += _after_the_last_block(judged)
-    if not lines and judged.data.failures:
-        first = judged.data.failures[0]
-        lines.append(f"The first test that failed is **`{first.test}`**: {shortened(first.message, 160)}")
+    for finding, *_ in judged.explained[:most]:
+        what = "value or test that fails" if finding.explains == 1 else "values and tests that fail"
+        explains = f" Explains {finding.explains:,} {what}." if finding.explains else ""
+        evidence = f" {finding.evidence[0]}" if finding.evidence else ""
+        lines.append(f"**{finding.headline}**{evidence}{explains}")
     return lines
-
-
-def _after_the_last_block(judged: Judged) -> list[str]:
-    """Where a whole model fails although its blocks agree, the last of them: the fault is behind it, or around all."""
-    blocks = {_model(v.key): v.key.layer for v in judged.verdicts if v.record and v.record.order is not None}
-    found = {_model(v.key): blocks[_model(v.key)] for v in judged.failing if _model(v.key) in blocks}
-    return [
-        f"In {backend} {operation} every block up to the last, **`{last}`**, agrees in {dtype}: look at what comes "
-        "after it, and at how frames and tiles are split and joined."
-        for (backend, operation, dtype, _), last in found.items()
-    ]
-
-
-def _model(key: Key) -> tuple[str, ...]:
-    return key.backend, key.operation, key.dtype, key.preset
 
 
 def notes(judged: Judged) -> list[str]:
@@ -195,24 +174,16 @@ def by_backend_and_dtype(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], l
     return dict(sorted(groups.items(), key=lambda item: (item[0][0], _dtype_rank(item[0][1]))))
 
 
-def failing_table(judged: Judged, rows: int = FAILING_ROWS) -> str:
-    """What fails, by how much, and where it starts."""
-    return verdict_table(judged, judged.failing[:rows])
-
-
-def rerun_commands(judged: Judged) -> list[str]:
-    """Commands that run the worst of what fails again, each test once."""
-    options = judged.data.run.options
-    tests = dict.fromkeys(v.record.test for v in judged.failing[:FAILING_ROWS] if v.record and v.record.test)
-    commands = [failure.rerun for failure in judged.data.failures[:FAILURES]]
-    commands += [alone(test, options) for test in tests]
-    return list(dict.fromkeys(commands))
-
-
-def failure_table(judged: Judged, rows: int = FAILURES) -> str:
-    """Tests that failed, whatever they measured."""
-    shown = [[f"`{failure.test}`", shortened(failure.message, 160)] for failure in judged.data.failures[:rows]]
-    return table(["test", "message"], shown)
+def explained_tables(judged: Judged, explained: Explained) -> list[str]:
+    """What a finding explains: its values, the worst first, and the tests that failed."""
+    shown = sorted(explained.verdicts, key=badness)[:FAILING_ROWS]
+    tables = [verdict_table(judged, shown)] if shown else []
+    if more := len(explained.verdicts) - len(shown):
+        tables.append(f"And {many(more, 'value')} more, marked ✗ in the tables below.")
+    if explained.failures:
+        rows = [[f"`{failure.test}`", shortened(failure.message, 160)] for failure in explained.failures]
+        tables.append(table(["test", "message"], rows))
+    return tables
 
 
 def status_table(judged: Judged, status: str) -> str:
@@ -243,7 +214,7 @@ def verdict_table(judged: Judged, verdicts: Sequence[Verdict]) -> str:
         "mode": lambda v: v.key.mode,
         "dtype": lambda v: v.key.dtype,
         "metric": lambda v: v.key.metric,
-        "baseline → now": _movement,
+        "baseline → now": movement,
         "factor": lambda v: "" if v.factor is None else f"{v.factor:.3g}x",
         "limit": lambda v: "" if v.record is None or v.record.limit is None else number(v.record.limit),
         "allowance used": lambda v: "" if v.failing or v.used is None else f"{100 * v.used:.0f} %",
@@ -296,7 +267,7 @@ def value_tables(judged: Judged) -> list[ValueTable]:
         columns = sorted({(v.key.backend, v.key.mode) for v in verdicts})
         rows: dict[str, dict[tuple[str, str], str]] = {}
         for v in verdicts:
-            rows.setdefault(case(v), {})[v.key.backend, v.key.mode] = _measured(v, with_unit=False) + v.mark
+            rows.setdefault(case(v), {})[v.key.backend, v.key.mode] = measured(v, with_unit=False) + v.mark
         runs = sorted({v.record.runs for v in verdicts})
         title = metric + (f", {dtype}" if dtype else "") + (", block after block" if of_blocks else "")
         title += f" [{unit}]" if unit else ""
@@ -347,41 +318,8 @@ def case(verdict: Verdict, with_layer: bool = True) -> str:
     return " ".join(part for part in parts if part)
 
 
-def badness(verdict: Verdict) -> tuple[float, float, tuple[str, ...]]:
-    """Sorts the worst first: what is missing, then by the allowance used, then by the share of the limit."""
-    used = math.inf if verdict.used is None and verdict.failing else verdict.used or 0.0
-    return -round(used, 2), -(verdict.limit_share or 0.0), verdict.key
-
-
 def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _measured(verdict: Verdict, with_unit: bool = True) -> str:
-    record = verdict.record
-    if record is None:
-        return "missing"
-    text = number(record.value)
-    if record.pending:
-        return "needs compiling"
-    if not record.sure:
-        text += " (disturbed)"
-    elif record.interval and record.kind != "exact":
-        text += f" ({number(record.interval[0])} to {number(record.interval[1])})"
-    return f"{text} {record.unit}".rstrip() if with_unit else text
-
-
-def _movement(verdict: Verdict) -> str:
-    before = "" if verdict.before is None else f"{number(verdict.before)} → "
-    return before + _measured(verdict)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(names))
-
-
-def many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _dtype_rank(dtype: str) -> int:
@@ -392,11 +330,10 @@ _TEMPLATES = Environment(
     loader=FileSystemLoader([Path(__file__).parent / "templates", SUITES]), undefined=StrictUndefined,
     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
 )  # fmt: skip
-_TEMPLATES.globals.update(FAILING_ROWS=FAILING_ROWS, FAILURES=FAILURES)
 _TEMPLATES.globals.update({
     function.__name__: function
     for function in (
-        count_table, counts, culprits, failing_table, failure_table, grade_counts, grade_table, headline, notes,
-        provenance_table, rerun_commands, status_table, table, value_tables, worst_table,
+        count_table, counts, explained_tables, finding_lines, grade_counts, grade_table, headline, many, notes,
+        provenance_table, status_table, table, value_tables, worst_table,
     )
 })  # fmt: skip

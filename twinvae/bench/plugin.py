@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from rich.console import Console
 from rich.table import Table
 
 from twinvae.bench import debugging, provenance
+from twinvae.bench.baselines import Baseline, baseline_path, read_baseline
 from twinvae.bench.clips import read_clip
+from twinvae.bench.diagnosis.diagnose import SECONDS
+from twinvae.bench.diagnosis.run import diagnose_backend
 from twinvae.bench.options import OPTIONS, Model, Options, check_clip
 from twinvae.bench.pages import many
 from twinvae.bench.places import SUITES, alone, files_of, suite_of
 from twinvae.bench.records import Record, RunFile, Selection, read_run
-from twinvae.bench.report import Summary, write_report
-from twinvae.bench.verdicts import judge, number
+from twinvae.bench.report import Summary, judge_suites, write_diagnosis, write_report
+from twinvae.bench.verdicts import judge, judge_in, number
 from twinvae.capabilities import CAPABILITIES
 from twinvae.isolation import undisturbed
 from twinvae.port import Budget, NotTaken, PortError, label_of
@@ -39,6 +43,12 @@ PAST = pytest.StashKey[list[str]]()
 ATTEMPT = pytest.StashKey[int]()  # how often a test has been begun: more than once by plugins that run failures again
 PROCESS = pytest.StashKey[int]()
 NOT_TAKEN = pytest.StashKey[dict[str, Counter[str]]]()  # by suite: what ports did not take while tests ran
+KEPT = pytest.StashKey[dict[str, Baseline | None]]()  # the baseline of each suite that had to be asked
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "find out what a backend does whose whole models fail, by experiments with the first model"
+    parser.getgroup("twinvae").addoption("--diagnose", action="store_true", help=help)
 
 
 class NoBenchmark:
@@ -241,9 +251,10 @@ def keep(item: pytest.Item, record: Record) -> None:
     Raises:
         ValueError: another test, or this one now, has recorded the same thing.
     """
-    run_file(item).record(record, measurement_of(item), f"{item.nodeid} {item.stash[ATTEMPT]}")
+    file = run_file(item)
+    file.record(record, measurement_of(item), f"{item.nodeid} {item.stash[ATTEMPT]}")
     verdict = judge(record)
-    if verdict.failing:
+    if verdict.failing and judge_in(file.run, record, _baseline(item.config, file.run.suite)).status != "known":
         item.stash.setdefault(PAST, []).append(f"{record.key}: {number(record.value)}, {verdict.reason}")
 
 
@@ -253,6 +264,13 @@ def measurement_of(item: Any) -> tuple[Any, ...]:
     # pytest-repeat gives each its number as a parameter of such a name.
     own = tuple((name, str(value)) for name, value in sorted(values.items()) if not name.startswith("__"))
     return item.path, getattr(item, "originalname", item.name), own
+
+
+def _baseline(config: pytest.Config, suite: str) -> Baseline | None:
+    kept, options = config.stash.setdefault(KEPT, {}), config.stash[OPTIONS]
+    if suite not in kept:
+        kept[suite] = read_baseline(baseline_path(options.baseline_dir, options.platform, suite))
+    return kept[suite]
 
 
 @contextmanager
@@ -342,10 +360,35 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         file.end(ended and is_complete(files_of(suite), held, tried), int(exitstatus), unjudged)
     if files:
         options = session.config.stash[OPTIONS]
+        if session.config.option.diagnose and exitstatus == pytest.ExitCode.TESTS_FAILED:
+            _diagnose(session.config, options, tuple(files))
         summary = write_report(options.report_dir, options.baseline_dir, options.platform, tuple(files))
         session.config.stash[SUMMARY] = summary
         if summary.failed and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _diagnose(config: pytest.Config, options: Options, suites: tuple[str, ...]) -> None:
+    """Look for the causes of what fails of each backend; what comes of it stands on the pages of these runs."""
+    say = config.pluginmanager.get_plugin("terminalreporter")
+    folder = options.report_dir / options.platform / "records"
+    judged = judge_suites(options.report_dir, options.baseline_dir, options.platform, suites)
+    for backend in options.backends:
+        label = label_of(backend)
+        ours = [one for one in judged if one.suite in suites]
+        whole = any(v.failing and v.key.backend == label and v.key.preset for one in ours for v in one.verdicts)
+        if not whole and not any(f.backend == label for one in ours for f in one.data.failures):
+            continue
+        say.write_line(f"\n{label}: looking for causes, up to {SECONDS:g} s")
+        try:
+            found = diagnose_backend(
+                backend, options.models[0], named=options.names_models, seed=options.seed,
+                say=lambda finding: say.write_line(f"  found: {finding.headline}"),
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            say.write_line(f"  {error}")
+        else:
+            write_diagnosis(folder, label, found.findings, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def is_complete(files: set[Path], held: Mapping[Path, set[str]], tried: set[str]) -> bool:

@@ -267,6 +267,7 @@ class RunFile:
             OSError: the folder cannot be made or written; the message names it.
         """
         shutil.rmtree(self._exhibits, ignore_errors=True)
+        self.run = run
         self._lines.write([run])
         self._began = self._clock()
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
 from rich.table import Table
 
 from twinvae.bench.additions import draw
 from twinvae.bench.baselines import baseline_path, read_baseline
 from twinvae.bench.files import write_whole
+from twinvae.bench.findings import Finding, badness, many
 from twinvae.bench.machine_readable import write_machine_readable
-from twinvae.bench.pages import Judged, badness, by_backend_and_dtype, case, headline, index_page, suite_page
-from twinvae.bench.records import read_run
+from twinvae.bench.pages import Judged, by_backend_and_dtype, case, headline, index_page, suite_page
+from twinvae.bench.records import Run, read_run
 from twinvae.bench.verdicts import STATUSES, counts, judge_run, number
+
+SHOWN = 12  # findings of a suite that the terminal lists
 
 
 class Summary(NamedTuple):
@@ -24,7 +29,7 @@ class Summary(NamedTuple):
     Attributes:
         failed: something is wrong, got worse or is missing, or a test failed.
         table: for a rich console.
-        lines: the verdict of each suite in one sentence.
+        lines: the verdict of each suite in one sentence, and its findings.
         index: the page to read first.
     """
 
@@ -55,7 +60,7 @@ def judge_suites(
                 raise
             continue  # a run of an earlier version, say: it must not cost the page of this one
         baseline = read_baseline(baseline_path(baseline_dir, platform, data.run.suite))
-        suites.append(Judged(data, baseline, judge_run(data, baseline)))
+        suites.append(Judged(data, baseline, judge_run(data, baseline), diagnosed_in(folder, data.run)))
     if not suites:
         raise FileNotFoundError(f"no records in {folder}: run a suite first, such as `nox -s parity`")
     return suites
@@ -75,8 +80,43 @@ def write_report(report_dir: Path, baseline_dir: Path, platform: str, chosen: Co
     ours = [judged for judged in suites if chosen is None or judged.suite in chosen]
     index = write_pages(ours, suites, Path(report_dir) / platform)
     write_machine_readable(ours, index.parent)
-    lines = tuple(f"{judged.suite}: {headline(judged)}" for judged in ours)
+    lines = tuple(line for judged in ours for line in _lines(judged))
     return Summary(any(judged.failed for judged in ours), _table(ours), lines, index)
+
+
+def _lines(judged: Judged) -> list[str]:
+    """What the terminal says of a suite: its headline, then its findings, the worst first."""
+    lines = [f"{judged.suite}: {headline(judged)}"]
+    explained = judged.explained
+    for index, (finding, *_) in enumerate(explained[:SHOWN], start=1):
+        lines.append(f"  {index}. {finding.headline}")
+        lines += [f"     {line}" for line in finding.evidence[:2]]
+        lines += [f"     $ {finding.command}"] if finding.command else []
+    if more := len(explained) - SHOWN:
+        lines += [f"  and {many(more, 'finding')} more on the page"] if more > 0 else []
+    return lines
+
+
+def write_diagnosis(folder: Path, backend: str, findings: Sequence[Finding], date: str) -> None:
+    """Keep what experiments with a backend found beside the records of a platform, for the pages of its runs."""
+    name = re.sub(r"[^\w.-]+", "_", backend)
+    kept = Diagnosed(backend=backend, date=date, findings=tuple(findings))
+    write_whole(Path(folder) / f"diagnosis-{name}.json", kept.model_dump_json(indent=1) + "\n")
+
+
+def diagnosed_in(folder: Path, run: Run) -> tuple[Finding, ...]:
+    """What was found of a run's backends after it began; of an earlier diagnosis nothing is said."""
+    kept = [Diagnosed.model_validate_json(path.read_text("utf-8")) for path in sorted(folder.glob("diagnosis-*.json"))]
+    ours = [one for one in kept if one.backend in run.selection.backends and one.date >= run.date]
+    return tuple(finding for one in ours for finding in one.findings)
+
+
+class Diagnosed(BaseModel):
+    """A backend's findings, and when they were made."""
+
+    backend: str
+    date: str
+    findings: tuple[Finding, ...]
 
 
 def write_pages(ours: Sequence[Judged], listed: Sequence[Judged], folder: Path) -> Path:
@@ -94,6 +134,8 @@ def write_pages(ours: Sequence[Judged], listed: Sequence[Judged], folder: Path) 
             if stale.name not in drawn:
                 stale.unlink()
         write_whole(folder / f"{judged.suite}.md", suite_page(judged, pictures))
+    found = {j.suite: [e.finding.model_dump(mode="json") for e in j.explained] for j in listed}
+    write_whole(folder / "findings.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     names = {judged.suite for judged in listed} | {"index"}
     others = {page.stem: commit_on(page) for page in sorted(folder.glob("*.md")) if page.stem not in names}
     write_whole(folder / "index.md", index_page(folder.name, listed, others))

@@ -1,19 +1,19 @@
-"""Verdicts: what a record, held against its baseline entry and its limit, says; and the first layer that departs."""
+"""Verdicts: what a record, held against its baseline entry and its limit, says."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, cast
 
-from twinvae.bench.baselines import Baseline, Entry, stored
+from twinvae.bench.baselines import Baseline, Entry, Known, stored
 from twinvae.bench.records import Key, Record, Run, RunData
 
-Status = Literal["wrong", "regressed", "missing", "needs compiling", "inconclusive", "new", "improved", "pass"]
+Status = Literal["wrong", "regressed", "missing", "known", "needs compiling", "inconclusive", "new", "improved", "pass"]
 STATUSES: tuple[Status, ...] = (
-    "wrong", "regressed", "missing", "needs compiling", "inconclusive", "new", "improved", "pass",
+    "wrong", "regressed", "missing", "known", "needs compiling", "inconclusive", "new", "improved", "pass",
 )  # fmt: skip
 FAILING = ("wrong", "regressed", "missing")
 COMPILER, REFERENCE_PACKAGES = ("jax", "jaxlib"), ("torch", "diffusers")
@@ -25,7 +25,8 @@ class Verdict:
     """What a value is worth.
 
     Attributes:
-        status: "wrong" is past its limit, whatever was before; "regressed" is within it, and past its baseline.
+        status: "wrong" is past its limit, whatever was before; "regressed" is within it, and past its baseline;
+            "known" is accepted with a reason and an owner, and no worse than it was then.
         reason: why, in words; empty for a plain pass.
         record: None where it is missing.
         before: the baseline's value; None without a baseline to compare with.
@@ -83,6 +84,9 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
     def verdict(status: Status, reason: str = "", used: float | None = None) -> Verdict:
         return Verdict(status, record.key, reason, record, before, used)
 
+    if entry and comparable and entry.known:
+        return _judge_known(record, entry, verdict)
+
     if record.pending:
         return verdict("needs compiling", f"`{record.pending}`" + (f" ({record.note})" if record.note else ""))
 
@@ -138,6 +142,24 @@ def judge(record: Record, entry: Entry | None = None, incomparable: str = "", do
     return verdict("pass", "", used)
 
 
+def _judge_known(record: Record, entry: Entry, verdict: Callable[..., Verdict]) -> Verdict:
+    """A failure that was accepted: as bad as it was then, worse, or fixed."""
+    known, value = cast(Known, entry.known), stored(record)
+    accepted = f"{known.reason} ({known.owner})"
+    if record.limit is not None and not judge(record).failing:
+        return verdict("improved", f"fixed, and was accepted: {accepted}")
+    if record.better == "equal":
+        alike = value == entry.value
+    elif entry.value is None or _hopeless(entry.value, record):
+        alike = True  # nothing is worse than no number
+    else:
+        allowed = _bar(entry.value, record)
+        alike = value is not None and not _hopeless(value, record) and _over(value, allowed, record) <= 1
+    if not alike:
+        return verdict("regressed", f"worse than what was accepted: {accepted}", math.inf)
+    return verdict("known", accepted)
+
+
 class _Used(NamedTuple):
     """A value over its bar (1 is just allowed), for the better end of the interval, its middle and its worse end."""
 
@@ -189,10 +211,7 @@ def judge_run(data: RunData, baseline: Baseline | None) -> list[Verdict]:
     entries = baseline.by_key if baseline else {}
     verdicts = []
     for record in data.records:
-        entry = entries.get(record.key)
-        source = baseline.runs[entry.run] if entry else data.run
-        apart = incomparable(data.run, source, record.kind, record.of_compiler)
-        verdicts.append(judge(record, entry, apart, doubt(data.run, source, record.kind)))
+        verdicts.append(judge_in(data.run, record, baseline))
     if data.complete:
         measured = {record.key for record in data.records}
         verdicts += [
@@ -231,6 +250,14 @@ def _loss(verdict: Verdict) -> float:
     return factor if record.better == "lower" else 1 / factor
 
 
+def judge_in(run: Run, record: Record, baseline: Baseline | None) -> Verdict:
+    """A record of a run, held against its baseline where the two can be compared."""
+    entry = baseline.by_key.get(record.key) if baseline else None
+    source = baseline.runs[entry.run] if entry else run
+    apart = incomparable(run, source, record.kind, record.of_compiler)
+    return judge(record, entry, apart, doubt(run, source, record.kind))
+
+
 def incomparable(run: Run, source: Run, kind: str = "exact", of_compiler: bool = False) -> str:
     """Why values of two runs cannot be compared, or nothing."""
     for name in ("weights", "clip", "seed"):
@@ -258,37 +285,6 @@ def doubt(run: Run, source: Run, kind: str) -> str:
     if run.machine != source.machine:
         return "the baseline is of another machine; `nox -s baseline` makes one of this"
     return ""
-
-
-class Departure(NamedTuple):
-    """The first block of a whole-model run whose error is past its limit or its baseline."""
-
-    verdict: Verdict
-    later: int  # how many blocks after it are past theirs
-
-    @property
-    def place(self) -> tuple[str, ...]:
-        return place(self.verdict.key)
-
-
-def first_departures(verdicts: Iterable[Verdict]) -> list[Departure]:
-    """Where errors are born: the first layer that departs, per backend, mode, operation, dtype, preset and case.
-
-    The most precise dtype comes first: it tells a departure from rounding best.
-    """
-    departed: dict[tuple[str, ...], dict[str, Verdict]] = {}
-    ordered = [(v.record.order, v) for v in verdicts if v.failing and v.record and v.record.order is not None]
-    for _, verdict in sorted(ordered, key=lambda pair: pair[0]):
-        layers = departed.setdefault((*place(verdict.key), verdict.key.case, verdict.key.shape), {})
-        layers.setdefault(verdict.key.layer, verdict)
-    found = [Departure(next(iter(layers.values())), len(layers) - 1) for layers in departed.values()]
-    rank = {dtype: index for index, dtype in enumerate(DTYPES)}
-    return sorted(found, key=lambda departure: (rank.get(departure.verdict.key.dtype, 9), departure.verdict.key))
-
-
-def place(key: Key) -> tuple[str, ...]:
-    """What the values and the blocks of one whole-model run have in common."""
-    return key.backend, key.mode, key.operation, key.dtype, key.preset
 
 
 def counts(verdicts: Sequence[Verdict]) -> dict[Status, int]:

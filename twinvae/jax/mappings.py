@@ -14,7 +14,7 @@ EVERY = 16  # programs between two looks: one of slabs takes up to 1,300 mapping
 _since = 0  # programs compiled since the last look
 
 
-def _count(event: str, _: float, **__: str | int) -> None:
+def _count(event: str, duration_secs: float, **_: str | int) -> None:
     global _since
     _since += event == "/jax/core/compile/backend_compile_duration"
 

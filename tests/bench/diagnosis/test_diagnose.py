@@ -1,0 +1,88 @@
+"""Diagnoses of ports that are wrong in ways without a signature, or that do not run: nobody innocent is named."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import twinvae
+from examples.flawed_port import FlawedVAE
+from twinvae.bench.diagnosis.diagnose import Diagnosis, diagnose
+from twinvae.bench.diagnosis.experiments import CASES, subject_of
+from twinvae.bench.effort import little_effort
+from twinvae.seeded import seeded_tensors
+
+FEW = ("one latent", "two latents", "four latents, two frame batches", "one frame", "three frames")
+CONFIG = twinvae.PRESETS["tiny"]
+TENSORS = seeded_tensors(CONFIG, 0)
+
+
+def diagnosed(port: type[FlawedVAE], whole_alone: bool = False, names=FEW) -> Diagnosis:
+    subject = subject_of(port(CONFIG, TENSORS), CONFIG, TENSORS)
+    subject = subject._replace(has=frozenset()) if whole_alone else subject
+    with little_effort():
+        return diagnose(subject, "port", cases=[case for case in CASES if case.name in names], seconds=6)
+
+
+class InOneBlock(FlawedVAE):
+    def note(self, name, x):
+        return super().note(name, x + 0.1 * np.sin(x) if name == "encoder.mid_block.resnets.1" else x)
+
+    def resnet(self, name, x, z, old, new):
+        x = super().resnet(name, x, z, old, new)
+        return x + 0.1 * np.sin(x) if name == "encoder.mid_block.resnets.1" else x
+
+
+class BetweenFrameBatches(FlawedVAE):
+    def causal_conv(self, name, x, old, new):
+        out = super().causal_conv(name, x, old, new)
+        new[name] = new[name] / 2
+        return out
+
+
+class InFloat32(FlawedVAE):
+    def group_norm(self, name, x, epsilon):
+        return super().group_norm(name, x.astype(np.float32), epsilon).astype(np.float64)
+
+
+class Raising(FlawedVAE):
+    def encode(self, video):
+        if video.shape[1] == 3:
+            raise RuntimeError("odd frame counts are not supported")
+        return super().encode(video)
+
+
+class Scaled(FlawedVAE):
+    def decode(self, latents):
+        return 1.25 * super().decode(latents)
+
+
+def test_a_block_is_named_where_it_alone_can_be_to_blame():
+    (finding,) = diagnosed(InOneBlock, names=("one frame", "three frames")).findings
+    assert (finding.kind, finding.cause) == ("block", "encoder.mid_block.resnets.1")
+    assert "Its input agrees to" in finding.evidence[0]
+
+
+def test_what_is_wrong_between_frame_batches_is_no_blocks_fault():
+    (finding,) = diagnosed(BetweenFrameBatches, names=("one latent", FEW[2])).findings
+    assert finding.kind == "outside"
+    assert finding.evidence[0].startswith("The first frame batch agrees: look at what is handed")
+    assert "Of 16 frames, these are off: 8-15; the others agree." in finding.evidence
+    assert "Agrees: one latent." in finding.evidence
+
+
+def test_computing_in_float32_is_told_from_every_other_cause():
+    found = diagnosed(InFloat32, whole_alone=True, names=("one latent", "one frame")).findings
+    assert [one.cause for one in found] == ["precision: float32"] * 2
+
+
+def test_what_a_port_raises_is_a_finding_and_says_with_what_it_works():
+    (finding,) = diagnosed(Raising, names=("one frame", "three frames")).findings
+    assert finding.kind == "raises"
+    assert finding.headline == "encode fails: odd frame counts are not supported"
+    assert finding.evidence == ("With: three frames. It works with: one frame.",)
+
+
+def test_an_output_that_is_diffusers_times_a_number_is_said_to_be():
+    (finding,) = diagnosed(Scaled, whole_alone=True, names=("one latent",)).findings
+    assert finding.kind == "outside"
+    assert any(line.startswith("It is diffusers' output times 1.25 plus") for line in finding.evidence)

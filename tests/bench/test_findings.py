@@ -1,0 +1,105 @@
+"""Findings: where an error is born, what explains what, and the order in which causes are said."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bench.synthetic import broken, parity_records, write_run
+from twinvae.bench.baselines import updated
+from twinvae.bench.findings import Finding, find, first_departures
+from twinvae.bench.records import Failure, Record
+from twinvae.bench.verdicts import judge, judge_run
+
+BORN = "decoder.up_blocks.0.resnets.1"
+
+
+def baseline_of(tmp_path):
+    return updated(None, write_run(tmp_path, parity_records()))
+
+
+@pytest.mark.parametrize("layer", ["encoder.conv_in", "decoder.up_blocks.0.resnets.1", "decoder.conv_out"])
+def test_the_first_layer_that_departs_is_named_for_each_mode_and_dtype(tmp_path, layer):
+    baseline = baseline_of(tmp_path)
+    data = write_run(tmp_path, broken(parity_records(), layer)[::-1])
+    departures = first_departures(judge_run(data, baseline))
+    assert {d.verdict.key.layer for d in departures} == {layer}
+    assert {d.verdict.key.backend for d in departures} == {"flax"}
+    assert len({d.place for d in departures}) == 6
+    assert [d.verdict.key.dtype for d in departures[:2]] == ["float64", "float64"]
+
+
+def test_a_departure_is_found_by_the_limit_without_any_baseline(tmp_path):
+    layer = "decoder.mid_block.resnets.0"
+    departures = first_departures(judge_run(write_run(tmp_path, broken(parity_records(), layer)), None))
+    assert {(d.verdict.key.layer, d.later) for d in departures} == {(layer, 10)}
+
+
+def test_a_departure_within_the_limit_is_found_by_the_baseline(tmp_path):
+    grown = [
+        r.model_copy(update={"value": 50 * r.value}) if r.layer == "encoder.norm_out" else r for r in parity_records()
+    ]
+    departures = first_departures(judge_run(write_run(tmp_path, grown), baseline_of(tmp_path)))
+    assert {(d.verdict.key.layer, d.later) for d in departures} == {("encoder.norm_out", 0)}
+
+
+def test_nothing_departs_where_nothing_got_worse(tmp_path):
+    assert first_departures(judge_run(write_run(tmp_path, parity_records()), baseline_of(tmp_path))) == []
+
+
+def failed(test: str, message: str, backend: str = "flax") -> Failure:
+    return Failure(test=test, message=message, rerun=f"pytest {test}", backend=backend)
+
+
+def test_one_broken_block_is_one_finding_that_explains_all_that_it_broke(tmp_path):
+    records = [r for r in broken(parity_records(), BORN) if r.metric != "mae" and "test_layers" not in r.test]
+    verdicts = judge_run(write_run(tmp_path, records), None)
+    (explained,) = [one for one in find(verdicts, []) if one.finding.kind == "block"]
+    assert (explained.finding.cause, explained.finding.operations) == (BORN, ("decode",))
+    assert explained.finding.headline == f"The first block that departs in flax decode is {BORN}."
+    assert (
+        explained.finding.explains == len(explained.verdicts) == sum(v.failing and v.key.preset != "" for v in verdicts)
+    )
+    assert explained.finding.command.startswith("pytest ")
+
+
+def test_every_failing_value_and_test_stands_under_one_finding(tmp_path):
+    verdicts = judge_run(write_run(tmp_path, broken(parity_records(), BORN)), None)
+    failures = [
+        failed("suites/x.py::test_y[a]", "boom"),
+        failed("suites/x.py::test_y[b]", "boom"),
+        failed("suites/x.py::test_z", "other"),
+        failed(next(v for v in verdicts if v.failing).record.test, "past"),
+    ]
+    found = find(verdicts, failures)
+    assert sorted(map(id, (v for one in found for v in one.verdicts))) == sorted(id(v) for v in verdicts if v.failing)
+    assert sorted(f.test for one in found for f in one.failures) == sorted(f.test for f in failures)
+    tests = [one.finding for one in found if one.finding.kind == "failure"]
+    assert [(f.headline, f.explains) for f in tests] == [("test_y: boom", 2), ("test_z: other", 1)]
+
+
+def test_a_layer_that_departs_alone_is_named_once_whatever_the_dtype():
+    test = "suites/parity/test_layers.py::test_x[{}]"
+    verdicts = [
+        judge(Record(suite="parity", case=f"downsample, {variant}", metric="max_abs", value=1.0, limit=0.1,
+                     backend="port", dtype=dtype, test=test.format(variant + dtype)))
+        for variant in ("first batch", "later batch") for dtype in ("float64", "float32")
+    ]  # fmt: skip
+    ((finding, ours, _),) = find(verdicts, [])
+    assert (finding.kind, finding.cause, finding.explains, len(ours)) == ("layer", "downsample", 4, 4)
+
+
+def test_what_experiments_found_stands_first_and_takes_the_values_of_its_operation_and_backend(tmp_path):
+    verdicts = judge_run(write_run(tmp_path, broken(parity_records(), BORN)), None)
+    ours = Finding(kind="signature", cause="odd latents", headline="In decode, ...", backend="flax",
+                   operations=("decode",))  # fmt: skip
+    others = [ours.model_copy(update=update) for update in ({"backend": "torchax"}, {"operations": ("encode",)},
+                                                            {"tiled": True})]  # fmt: skip
+    found = find(verdicts, [], [*others, ours])
+    explains = {(f.backend, f.operations, f.tiled): f.explains for f, *_ in found if f.kind == "signature"}
+    assert explains.pop(("flax", ("decode",), False)) > 0
+    assert set(explains.values()) == {0}
+    assert not [f for f, *_ in found if f.kind == "block"]
+
+
+def test_nothing_is_found_where_nothing_fails(tmp_path):
+    assert find(judge_run(write_run(tmp_path, parity_records()), baseline_of(tmp_path)), []) == []
