@@ -59,7 +59,7 @@ class FrameStream(arrays.Pickled, Iterator):
     def __init__(self, vae: VideoVAE, operation: Operation, clip: Video, cache: ConvCache | None):
         self._vae, self._operation, self._clip = vae, operation, clip
         self._frame = (clip.shape[0], *clip.shape[2:4], vae.dtype)
-        self._form, self._grid = vae.layout(operation, clip)
+        self._form, self._grid = vae.layout(operation, clip, together=True)
         batch_size = vae.frame_batch_size(operation)
         if cache is None:
             self._batches = list(frame_batches(clip.shape[1], batch_size))
@@ -302,9 +302,6 @@ class VideoVAE(ABC):
         return self.num_sample_frames_batch_size if operation == "encode" else self.num_latent_frames_batch_size
 
     def _run(self, operation: Operation, clip: Video) -> Video:
-        if self.use_slicing and clip.shape[0] > 1:
-            items = [self._run(operation, clip[index : index + 1]) for index in range(clip.shape[0])]
-            return self.concatenate(items, axis=0)
         batches = frame_batches(clip.shape[1], self.frame_batch_size(operation))
         form, grid = self.layout(operation, clip)
 
@@ -315,10 +312,18 @@ class VideoVAE(ABC):
                 parts.append(part)
             return self.concatenate(parts, axis=1)
 
-        return self.over_tiles(grid, clip, run_tile)
+        items = [clip]
+        if self.use_slicing and clip.shape[0] > 1:
+            items = [clip[index : index + 1] for index in range(clip.shape[0])]
+        outputs = [self.over_tiles(grid, item, run_tile) for item in items]
+        return outputs[0] if len(outputs) == 1 else self.concatenate(outputs, axis=0)
 
-    def layout(self, operation: Operation, clip: Video) -> tuple[Form, TileGrid | None]:
-        """The form of every step of a call, and its tiles."""
+    def layout(self, operation: Operation, clip: Video, together: bool = False) -> tuple[Form, TileGrid | None]:
+        """The form of every step of a call, and its tiles.
+
+        Args:
+            together: the clips of a batch go through together, whatever `use_slicing` says: those of a stream do.
+        """
         return WHOLE, self.grid(operation, clip.shape)
 
     def grid(self, operation: Operation, shape: tuple[int, ...]) -> TileGrid | None:

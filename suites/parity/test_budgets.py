@@ -40,6 +40,7 @@ CASES = {
     "a larger first frame batch": Case({"asked": "decode", "frames": (2, 1)}),
     "a batch of clips": Case({"asked": "decode", "frames": (3, 0), "batch": 4}),
     "a batch of videos": Case({"asked": "encode", "frames": (2, 1), "batch": 4}),
+    "clips that take turns": Case({"asked": "decode", "frames": (3, 0), "batch": 4, "slicing": True}),
     "a stream": Case({"asked": "decode", "frames": (2, 1)}, streamed=True),
     "tiles": Case({"asked": "decode", "frames": (2, 1), "size": (4, 2), "tiling": "no overlap"}),
     "planned tiles": Case({"asked": "decode", "frames": (2, 1), "size": (4, 4), "tiling": "no overlap"}, "tiles"),

@@ -160,16 +160,23 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
             raise ValueError("a plan is made of compiled programs, whose peak is known: load with jit=True")
         return self.planner.plan(self.call_of(operation, shape, sharding))
 
-    def call_of(self, operation: Operation, shape: tuple[int, ...], sharding: Any = None) -> Call:
+    def call_of(
+        self, operation: Operation, shape: tuple[int, ...], sharding: Any = None, together: bool = False
+    ) -> Call:
         """A call as the settings have it now, all that a plan depends on.
 
+        Args:
+            together: see `layout`.
         Raises:
             ValueError: tiles that the encoder cannot take.
         """
-        shape = tuple(shape)
+        shape, turns = tuple(shape), 1
+        if self.use_slicing and not together:
+            shape, turns = (1, *shape[1:]), shape[0]
         budget = usable_bytes(device_of(sharding)) if self.memory_budget is None else self.memory_budget
-        return Call(operation, shape, self.frame_batch_size(operation), self.grid(operation, shape),
-                    self._spare_grid(operation, shape), self.forms, self.slab_bytes, budget, sharding)  # fmt: skip
+        grid, spare = self.grid(operation, shape), self._spare_grid(operation, shape)
+        own = self.forms, self.slab_bytes, budget, sharding
+        return Call(operation, shape, self.frame_batch_size(operation), grid, spare, *own, turns=turns)
 
     def _spare_grid(self, operation: Operation, shape: tuple[int, ...]) -> TileGrid | None:
         """The tiles that the settings make of a frame; None where the encoder could not take the last one."""
@@ -178,8 +185,10 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         except ValueError:
             return None
 
-    def layout(self, operation: Operation, clip: jax.Array | jax.ShapeDtypeStruct) -> tuple[Form, TileGrid | None]:
-        call = self.call_of(operation, clip.shape)
+    def layout(
+        self, operation: Operation, clip: jax.Array | jax.ShapeDtypeStruct, together: bool = False
+    ) -> tuple[Form, TileGrid | None]:
+        call = self.call_of(operation, clip.shape, together=together)
         if not self.jit or (len(self.forms) == 1 and self.memory_budget is None):
             return self.forms[0], call.grid
         inside = isinstance(clip, Tracer)  # of somebody's program, where nothing can be compiled
@@ -268,12 +277,12 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         """Lower every program that a call of a clip of `shape` runs its frame batches with."""
         self._check_shape(operation, shape)
         form, grid = self.layout(operation, self._abstract(shape, None))
-        tiles = tile_shapes(grid) if grid else [shape[2:4]]
+        tiles, clips = tile_shapes(grid) if grid else [shape[2:4]], 1 if self.use_slicing else shape[0]
         batches = [batch.stop - batch.start for batch in frame_batches(shape[1], self.frame_batch_size(operation))]
         kinds = [StepKind(first, length, *tile) for tile in dict.fromkeys(tiles)
                  for first, length in zip((True, False), batches[:2], strict=False)]  # fmt: skip
         return {
-            kind: self.lower_step(operation, (shape[0], *kind[1:], shape[4]), first=kind.first, form=form)
+            kind: self.lower_step(operation, (clips, *kind[1:], shape[4]), first=kind.first, form=form)
             for kind in kinds
         }
 
@@ -318,7 +327,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
 
     def _lowered_form(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> Form:
         """The fastest form that there is certainly room for, else the leanest."""
-        call = self.call_of(operation, shape, sharding)._replace(grid=None)
+        call = self.call_of(operation, shape, sharding, together=True)._replace(grid=None)
         return self.planner.roomy_form(call) or call.ways[-1]
 
     def _abstract(self, shape: tuple[int, ...], sharding: Any) -> jax.ShapeDtypeStruct:

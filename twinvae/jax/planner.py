@@ -26,7 +26,7 @@ class Call(NamedTuple):
     """What is asked for: all that a plan depends on.
 
     Args:
-        shape: [b, t, h, w, c] of the video or the latents.
+        shape: [b, t, h, w, c] of the video or the latents that go through together.
         batch_size: frames, or latents, that go through together.
         grid: the tiles that frames are cut into; None where they are not.
         spare: the tiles that they may be cut into where nothing else fits; None where there are none.
@@ -35,6 +35,7 @@ class Call(NamedTuple):
         budget: bytes that may be used; None where that is not known.
         sharding: of the clip.
         streamed: what comes out stays in its parts, and is not joined at the end.
+        turns: how many such clips go through, one after the other: those of a batch that is sliced.
     """
 
     operation: Operation
@@ -47,6 +48,7 @@ class Call(NamedTuple):
     budget: int | None = None
     sharding: Any = None
     streamed: bool = False
+    turns: int = 1
 
     @property
     def ways(self) -> tuple[Form, ...]:
@@ -147,7 +149,8 @@ class Planner:
             considered.append((form if grid is None else f"{form} in tiles", peak))
             if peak is not None and (call.budget is None or peak <= call.budget):
                 exact = grid is call.grid
-                return Plan(call.operation, call.shape, form, grid, exact, peak, call.budget, tuple(considered))
+                shape = (call.turns * call.shape[0], *call.shape[1:])
+                return Plan(call.operation, shape, form, grid, exact, peak, call.budget, tuple(considered))
         least = min((peak for _, peak in considered if peak), default=None)
         would_do = f"{shown(least)} would do" if least else "not even the compiler finds room for any form"
         raise MemoryError(
@@ -157,9 +160,9 @@ class Planner:
 
     def _joining(self, call: Call) -> int:
         """Bytes in use while the parts of a result become one array."""
-        if call.streamed or (call.grid is None and len(lengths(call)) == 1):
+        if call.streamed or (call.grid is None and call.turns * len(lengths(call)) == 1):
             return 0
-        clips = prod(call.shape) + 2 * output_of(self.config, call)
+        clips = call.turns * (prod(call.shape) + 2 * output_of(self.config, call))
         return self.parameter_bytes + clips * self.itemsize // shards(call.sharding, call.shape)
 
     def _clips(self, call: Call) -> int:
@@ -167,9 +170,8 @@ class Planner:
 
         Latents are left out: a three-hundredth of it.
         """
-        if call.operation == "encode":
-            return prod(call.shape) * self.itemsize
-        return 2 * output_of(self.config, call) * self.itemsize
+        size = prod(call.shape) if call.operation == "encode" else 2 * output_of(self.config, call)
+        return call.turns * size * self.itemsize
 
 
 def lengths(call: Call) -> list[int]:
@@ -181,18 +183,20 @@ def steps(config: VAEConfig, call: Call, itemsize: int) -> tuple[Step, ...]:
     """The largest frame batches that a call runs, first and later, with what lives beside each at the worst.
 
     That is the clip's input and the output that has been made, which stay on the device. In tiles it is the finished
-    tiles of two rows as well: those above, and those on the left. A clip of one frame batch has nothing beside it.
+    tiles of two rows as well: those above, and those on the left. A clip of one frame batch has nothing beside it; of
+    several that take turns, all are there, and what the others gave.
     """
     batches = lengths(call)
     rows, columns = (longest(axis.slices) for axis in call.grid) if call.grid else call.shape[2:4]
     held = _finished_tiles(config, call, rows, columns, batches) if call.grid else 0
     every = call.shape[0] * output_cells(config, call.operation, batches, rows, columns)
+    others = call.turns * prod(call.shape) + (call.turns - 1) * output_of(config, call) if call.turns > 1 else 0
     found = []
     for first, length in zip((True, False), batches[:2], strict=False):
         piece = (call.shape[0], length, rows, columns, call.shape[4])
         own = call.shape[0] * output_cells(config, call.operation, [length], rows, columns)
         made = 0 if call.grid is None and first else every - own
-        found.append(Step(first, piece, (prod(call.shape) - prod(piece) + held + made) * itemsize))
+        found.append(Step(first, piece, (prod(call.shape) - prod(piece) + held + made + others) * itemsize))
     return tuple(found)
 
 
