@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -78,6 +79,14 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         with self._scope():
             self.params = jax.tree.map(jnp.asarray, self.params)
         self._begin()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> JaxVideoVAE:
+        """Arrays never change and are shared; copied by itself, an `nnx.State` would lose what its leaves are."""
+        again = type(self).__new__(type(self))
+        vars(again).update({name: value if name == "params" else deepcopy(value, memo)
+                            for name, value in vars(self).items() if name not in OF_A_PROCESS})  # fmt: skip
+        again._begin()
+        return again
 
     @abstractmethod
     def step(self, operation: Operation, params: Params, frames: jax.Array, cache: Cache | None) -> Any:
