@@ -11,6 +11,7 @@ import itertools
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,22 @@ VALUES = {"unit": (0.0, 1.0), "wide": (0.0, 100.0), "offset": (50.0, 1.0)}  # ce
 def rows() -> list[Row]:
     """All rows, in the order of the file."""
     return [as_row(json.loads(line)) for line in ROWS.read_text(encoding="utf-8").splitlines()]
+
+
+def shared(all_rows: list[Row], backends: Sequence[str]) -> list[tuple[str, ...]]:
+    """Which of several backends take each row: the one for which it holds the most pairs anew.
+
+    Convolutions beside the latents are a backend's own in slabs, and few rows have both: all take these.
+    """
+    held: dict[str, set[Any]] = {backend: set() for backend in backends}
+    taken = []
+    for row in all_rows:
+        pairs = combinations_of(row)
+        one = max(backends, key=lambda backend: (len(pairs - held[backend]), -len(held[backend])))
+        taken.append(tuple(backends) if row["asked"] in SLABS and row["quant"] == "both" else (one,))
+        for backend in taken[-1]:
+            held[backend] |= pairs
+    return taken
 
 
 def keep(some: list[Row], mode: str = "a") -> None:

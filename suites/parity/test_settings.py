@@ -29,16 +29,20 @@ NEEDED = {"stream": "stream", "one program": "step", "no overlap": "tiling", "bl
 PLAIN = {name: values[0] for name, values in settings.FACTORS.items()} | {"size": (1, 1), "together": (3, 1)}
 KEYS = {"0": 0, "7": 7, "a key": jax.random.key(0), "an old key": jax.random.PRNGKey(0)}
 GENERATOR = 3
+OURS = ("flax", "torchax")
 THREADS, TURNS = 4, 8
 
 
 def chosen(options):
-    """The rows, for every backend that can do what they ask, in the modes and dtypes that the options select."""
-    for number, row in enumerate(ROWS, 1):
+    """The rows, for every backend that can do what they ask, in the modes and dtypes that the options select.
+
+    Our own two share them, as they share loops, tiles, streams and plans: a row is one's or the other's.
+    """
+    for number, (row, ours) in enumerate(zip(ROWS, settings.shared(ROWS, OURS), strict=True), 1):
         if row["mode"] in options.modes and row["dtype"] in options.dtypes:
             needed = {NEEDED[value] for value in row.values() if value in NEEDED}
             for backend in options.backends:
-                if needed <= capabilities_of(backend):
+                if needed <= capabilities_of(backend) and (backend in ours or backend not in OURS):
                     yield {"number": number, "backend": backend, "mode": row["mode"], "dtype": row["dtype"]}
 
 

@@ -187,7 +187,6 @@ CUT: dict[str, tuple[str, ...]] = {
     "--maxfail": ("--maxfail=2",),
     "--stepwise": ("--stepwise",),
     "--lf": ("--lf",),
-    "--lf, none known": ("--lf", "--last-failed-no-failures=none"),
     "--nf, --sw": ("--nf", "--sw"),
     "--stepwise-skip": ("--stepwise-skip",),
     "several node ids": ("suites/tiny/test_one.py::test_measures", "suites/tiny/test_two.py"),

@@ -92,7 +92,7 @@ def check(tmp_path, monkeypatch) -> Callable[..., tuple[int, dict[str, RunData]]
         out = Path("out") / Path(port).stem
         status = main([
             "check", port, "--platform", "cpu", "--report-dir", str(out), *arguments,
-            "--", "-q", "-p", "no:cacheprovider", *pytest_arguments,
+            "--", "-q", "-p", "no:cacheprovider", "--no-diagnose", *pytest_arguments,
         ])  # fmt: skip
         return status, {path.stem: read_run(path) for path in sorted((out / "cpu" / "records").glob("*.jsonl"))}
 
@@ -126,7 +126,15 @@ def values(run: RunData) -> dict[Any, float | None]:
 
 
 def test_a_wicked_port_has_the_other_verdicts_of_one_that_is_not_and_each_of_its_deeds_is_told(check, tmp_path):
-    chosen = (*CASES, "-k", "whole_vae or gradients or 2-2 or -2-9 or 3-2-1 or 5-2-1 or 6-2-1 or 7-2-1 or 8-2-1")
+    chosen = (
+        *CASES,
+        "-k",
+        "gradients or "
+        + " or ".join(
+            f"float64-{clip}"
+            for clip in ("2-2-9", "3-2-9", "4-2-9", "5-2-9", "3-2-1", "5-2-1", "6-2-1", "7-2-1", "8-2-1")
+        ),
+    )
     options = ("--dtype", "float64", "--time-limit", "2")
     _, runs = check(written(tmp_path, GOOD, "good.py"), *options, pytest_arguments=chosen)
     good = runs["parity"]
@@ -146,7 +154,7 @@ def test_a_wicked_port_has_the_other_verdicts_of_one_that_is_not_and_each_of_its
         {key: value for key, value in values(run).items() if key.shape not in spoilt} for run in (good, wicked)
     )
     assert of_good == of_wicked
-    assert {key.shape for key in of_good} > {"2x2x9x18x3", "2x5x9x18x3", "2x3x1x2x4", "2x8x1x2x4"}
+    assert {key.shape for key in of_good} == {"2x2x9x18x3", "2x5x9x18x3", "2x3x1x2x4", "2x8x1x2x4"}
     assert [v for key, v in values(wicked).items() if key.shape == "2x4x9x18x3"] == [float("inf")] * 2
 
 

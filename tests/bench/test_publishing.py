@@ -40,7 +40,13 @@ def test_pages_of_one_commit_are_published_and_older_ones_are_listed_with_theirs
     assert (published / "tiling.md").read_text().startswith("# tiling")
     assert "# parity on cpu: nothing got worse" in (published / "parity.md").read_text()
     assert not (tmp_path / "reports" / "local" / "cpu" / "parity.md").exists()
-    assert {path.name for path in published.iterdir()} == {"frames.md", "index.md", "parity.md", "tiling.md"}
+    assert {path.name for path in published.iterdir()} == {
+        "findings.json",
+        "frames.md",
+        "index.md",
+        "parity.md",
+        "tiling.md",
+    }
 
 
 def test_pages_of_several_commits_are_not_published_together_on_one_platform_or_several(tmp_path, folders, run, capsys):

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from argparse import BooleanOptionalAction
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -48,7 +49,7 @@ KEPT = pytest.StashKey[dict[str, Baseline | None]]()  # the baseline of each sui
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     help = "find out what a backend does whose whole models fail, by experiments with the first model"
-    parser.getgroup("twinvae").addoption("--diagnose", action="store_true", help=help)
+    parser.getgroup("twinvae").addoption("--diagnose", action=BooleanOptionalAction, default=False, help=help)
 
 
 class NoBenchmark:

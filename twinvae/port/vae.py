@@ -197,9 +197,10 @@ class PortVAE(VideoVAE):
         for capability, asked in lacking.items():
             if asked and capability not in self.capabilities:
                 raise NotTaken(f"it has no {capability} that can be set")
+        tiles = {name: value for name, value in vars(self.tile_settings).items() if value is not None}
         return {
             "num_sample_frames_batch_size": sizes[0], "num_latent_frames_batch_size": sizes[1],
-            "use_tiling": self.use_tiling, "use_slicing": self.use_slicing, "tiles": dict(vars(self.tile_settings)),
+            "use_tiling": self.use_tiling, "use_slicing": self.use_slicing, "tiles": tiles,
         }  # fmt: skip
 
     def _method(self, name: str, *given: Any) -> Any:

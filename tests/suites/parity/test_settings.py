@@ -42,6 +42,17 @@ def test_every_row_is_one_that_may_be_and_names_every_factor():
         assert {name: row[name] in values for name, values in settings.FACTORS.items()} == dict.fromkeys(row, True)
 
 
+def test_backends_that_share_rows_run_all_of_them_and_each_the_pairs_of_its_own_slabs():
+    taken = settings.shared(ROWS, ("one", "other"))
+    assert all(taken)
+    for backend in ("one", "other"):
+        own = [row for row, backends in zip(ROWS, taken, strict=True) if backend in backends]
+        assert len(own) < 0.7 * len(ROWS)
+        assert {(row["asked"], row["quant"]) for row in own} == {(row["asked"], row["quant"]) for row in ROWS}
+        for name, values in settings.FACTORS.items():
+            assert {row[name] for row in own} == set(values), name
+
+
 def test_a_last_tile_is_one_that_pytorch_can_encode():
     for row in ROWS:
         if row["tiling"] != "none" and settings.half_of(row) == "encode":

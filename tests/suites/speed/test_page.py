@@ -152,7 +152,7 @@ def test_the_page_says_first_what_became_slower(tmp_path):
     text, summary = page(tmp_path, speed_records(1.2))
     assert summary.failed
     assert "got worse" in text.splitlines()[0]
-    assert "time over PyTorch**: 0.6 → 0.72 (" in text
+    assert "time over PyTorch: 0.6 → 0.72 (" in text
     assert "speed-against-baseline.svg" in text
 
 
