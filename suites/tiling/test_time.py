@@ -42,8 +42,6 @@ def _effort() -> None:
 @pytest.mark.compiles
 @pytest.mark.only(mode=("jit",), dtype=("float32",), asked=True)
 def test_tiling_costs_little_more_than_its_overlap(vae, model, backend, dtype, record, options):
-    if options.one_round:
-        pytest.skip("a time that is taken once is held against nothing")
     spec = LARGE if model.is_large else SMALL
     latents = np.random.default_rng(options.seed).normal(size=(1, *spec.latents, model.config.latent_channels))
     latents = jnp.asarray(latents, jnp.float32)

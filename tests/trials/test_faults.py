@@ -220,7 +220,7 @@ def test_every_stage_names_a_test_that_exists():
 
 # Processes
 
-ALONE = ("test_alone.py", "-p", "no:cacheprovider")
+ALONE = ("test_alone.py", "-p", "no:cacheprovider", "-p", "no:randomly")
 
 
 @pytest.fixture
