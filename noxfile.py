@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 STAMP = VENV / "installed-from"
-APART = ("memory", "speed")  # run for other platforms too, and alone on the machine
+APART = ("memory", "speed")  # memory is asked of the TPU's compiler too; speed needs the machine to itself
 SUITES = sorted({test.parent.name for test in ROOT.glob("suites/*/test_*.py")})
 
 # Unit tests that load no model, or next to none.

@@ -19,7 +19,7 @@ CLIPS = {"encode": (2, 17, 17, 26), "decode": (2, 5, 5, 7)}
 SHORT = {"encode": 4, "decode": 1}
 # Bytes of a slab: one row of every layer; several rows and a remainder of the largest, and whole frames of the others.
 SLABS = {"single rows": 1, "several rows": 100_000}
-CASES = [pytest.param(operation, "single rows", None, id=f"{operation}-single rows") for operation in CLIPS]
+CASES = [pytest.param(operation, size, None, id=f"{operation}-{size}") for operation in CLIPS for size in SLABS]
 CASES += [pytest.param(one, "several rows", SHORT[one], id=f"{one}-short frame batches") for one in CLIPS]
 
 

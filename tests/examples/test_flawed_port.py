@@ -8,7 +8,7 @@ import pytest
 import twinvae
 from examples import flawed_port
 from trials.findings import CAUSES, look, subject, told
-from twinvae.bench.diagnosis.experiments import CASES
+from twinvae.bench.diagnosis.experiments import CASES, subject_of
 from twinvae.torch.reference import load
 
 # The experiments in which each defect acts alone, beside the simplest of both operations.
@@ -47,11 +47,7 @@ def test_without_defects_the_port_is_diffusers(case):
         tensors = port.tensors
     reference = load(config, dict(tensors), dtype="float64", jit=False, checkpoint="")
     clip = case.clip(config, 0)
-    if case.settings.tile:
-        reference.enable_tiling(*case.settings.tile, *case.settings.overlap)
-    if case.settings.together:
-        reference.num_sample_frames_batch_size = reference.num_latent_frames_batch_size = case.settings.together
-    expected = reference.encode(clip).moments if case.operation == "encode" else reference.decode(clip)
+    expected = subject_of(reference, config, tensors).call(case, clip)["output"]
     found = port.call(case, clip, flawed_port.make(config, tensors, ()))["output"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
 

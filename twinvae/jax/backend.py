@@ -156,6 +156,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
 
         Forms are compiled, the fastest first, until one fits; the call itself then compiles nothing again. A stream
         takes the same form and needs one conv cache more: it keeps the one that it goes on from until a step is done.
+        Under slicing that is so of a single clip: the clips of a stream go through together, those of a call do not.
 
         Args:
             shape: [b, t, h, w, c] of the video or the latents.

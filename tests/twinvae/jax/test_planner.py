@@ -10,6 +10,7 @@ from twinvae.bench.effort import little_effort
 from twinvae.bench.xla_cost import NETWORK, compiled, stages
 from twinvae.forms import ROW_SLABS, WHOLE
 from twinvae.jax.memory import usable_bytes
+from twinvae.jax.planner import Call, Planner, steps
 from twinvae.plan import Plan
 from twinvae.sizes import GIB, parse_size
 from twinvae.tiles import TileSettings
@@ -152,3 +153,43 @@ def test_nothing_is_compiled_where_there_is_room_for_sixteen_of_the_largest_acti
     for budget, form in ((enough, WHOLE), (enough - 1, None)):
         vae.set_memory_budget(budget)
         assert vae.planner.roomy_form(vae.call_of("decode", shape)) == form
+
+
+CLIP, VIDEO = (1, 5, 4, 6, 4), (1, 17, 32, 48, 3)  # latents, and what they give
+
+
+def test_clips_that_take_turns_are_all_there_beside_a_step_and_what_they_give_is_joined(vae):
+    given, made = np.prod(CLIP), np.prod(VIDEO)
+    alone = Call("decode", CLIP, 2, forms=(WHOLE,))
+    three = alone._replace(turns=3)
+    for step, of_one in zip(steps(vae.config, three, 4), steps(vae.config, alone, 4), strict=True):
+        assert step.shape == of_one.shape
+        assert step.beside - of_one.beside == 4 * (3 * given + 2 * made)  # all inputs, and what the others gave
+    planner = Planner(vae.config, "float32", lambda *_: None, 7, lambda _: 0)
+    assert planner.peak(three, WHOLE) == 7 + 4 * 3 * (given + 2 * made)
+    short = three._replace(shape=(1, 2, *CLIP[2:]))  # a frame batch each: alone, nothing is joined
+    assert planner.peak(short, WHOLE) == 7 + 4 * 3 * (2 * given // 5 + 2 * 8 * made // 17)
+    assert planner.rough_peak(three) - planner.rough_peak(alone) == 4 * 2 * 2 * made
+    assert planner.plan(three).shape == (3, *CLIP[1:])
+
+
+def test_a_call_in_slices_is_planned_for_one_clip_and_a_stream_for_all_that_go_through_together(vae, monkeypatch):
+    ran = []
+
+    def run(operation, frames, cache, form=WHOLE, spent=False):
+        ran.append((frames.shape[0], form))
+        return frames, None
+
+    peaks = Planner(vae.config, vae.dtype, lambda _, shape, *rest: (shape[0], rest[-1]), 0,
+                    lambda program: program[0] * (10 * GIB if program[1] == WHOLE else GIB))  # fmt: skip
+    monkeypatch.setattr(vae, "planner", peaks)
+    monkeypatch.setattr(vae, "run_frame_batch", run)
+    monkeypatch.setattr(vae, "use_slicing", True)
+    monkeypatch.setattr(vae, "memory_budget", 11 * GIB)  # of one clip whole, and of three in slabs
+    latents = np.zeros((3, *CLIP[1:]), np.float32)
+    assert vae.plan(latents.shape).form == WHOLE
+    vae.decode(latents)
+    assert set(ran) == {(1, WHOLE)}
+    ran.clear()
+    list(vae.decode_stream(latents))
+    assert set(ran) == {(3, ROW_SLABS)}
