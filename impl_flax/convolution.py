@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from twinvae.jax.convolution import Pads, convolve2d, convolve3d
+from twinvae.jax.convolution import Pads, convolve2d, convolve3d, in_pieces
 
 
 def conv3d(
@@ -23,7 +23,11 @@ def conv3d(
         pads: before and after, for height and for width.
         dilation: in time.
     """
-    return (convolve3d(x, kernel, strides, pads, dilation) + bias).astype(x.dtype)
+
+    def convolve(x: Array) -> Array:
+        return (convolve3d(x, kernel, strides, pads, dilation) + bias).astype(x.dtype)
+
+    return in_pieces(convolve, x, dilation * (len(kernel) - 1)) if strides[0] == 1 else convolve(x)
 
 
 def conv2d(
@@ -34,8 +38,12 @@ def conv2d(
     pads: Pads,
 ) -> Float[Array, "b t g v o"]:
     """The same 2-D convolution on every frame."""
-    out = convolve2d(x.reshape(-1, *x.shape[2:]), kernel, (stride, stride), pads)
-    return (out + bias).astype(x.dtype).reshape(*x.shape[:2], *out.shape[1:])
+
+    def convolve(x: Array) -> Array:
+        out = convolve2d(x.reshape(-1, *x.shape[2:]), kernel, (stride, stride), pads)
+        return (out + bias).astype(x.dtype).reshape(*x.shape[:2], *out.shape[1:])
+
+    return in_pieces(convolve, x)
 
 
 def upsampled_conv2d(

@@ -28,7 +28,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from twinvae.jax.compiling import on_gpu
-from twinvae.jax.convolution import convolve2d, convolve3d
+from twinvae.jax.convolution import convolve2d, convolve3d, in_pieces
 from twinvae.jax.moments import channel_moments
 from twinvae.jax.slabs import HALO, ROWS, Slabs, axis_major, cut, fill, with_halo
 
@@ -202,7 +202,10 @@ def _convolution(
         sides = tuple((side, side) for side in pads)
         if frames.ndim == 5:
             return rounded(convolve3d(frames, kernel, stride, sides, dilation))
-        return rounded(convolve2d(frames, kernel, stride, sides))
+        if not gpu:
+            return rounded(convolve2d(frames, kernel, stride, sides))
+        # diffusers sees to it that no 3-D convolution is too large, and not to this one.
+        return in_pieces(lambda clip: rounded(convolve2d(clip[0], kernel, stride, sides))[None], frames[None])[0]
 
     if slabs is not None and set(stride) == {1} and set(kernel.shape[:-2]) == {1}:
         # As a product, in this layout and by itself: else XLA keeps float32 sums, or those of eight strips, in full.

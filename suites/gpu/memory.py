@@ -85,6 +85,9 @@ def measure_memory(step: Step, model: Model, folder: Path, record: Callable[...,
                 print(str(error)[:2000], flush=True)
                 record(**fields, metric=MEASURED, value=None, unit="GB", kind="absolute", note="out of memory")
                 continue
+            if "above idle" not in found:
+                print(f"{fields['case']}: no room to hold what was held before: not measured", flush=True)
+                continue
             slow = [one for one in compiling if one.stage == COMPILING and one.ended - one.began > SLOW]
             anew = f"; {len(slow)} programs were compiled meanwhile, and tried kernels may count" if slow else ""
             record(**fields, metric=MEASURED, value=found["above idle"] / GB, unit="GB", kind="absolute",

@@ -58,18 +58,18 @@ WIDE, LONG = Size(8, 768, 1360), Size(81, 768, 1360)
 # are about twice what a step takes on an H100.
 STEPS = (
     Step("speed-9", "speed", 180, NINE, (PYTORCH, FLAX, TORCHAX), first=True),
-    Step("parity-9", "parity", 100, NINE),
     Step("plan-81", "plan", 150, LONG, (FLAX,), ("decode",), budget="24GiB", environment=LARGE, cache="-of-plans"),
-    Step("memory-81", "memory", 100, LONG, (FLAX,), ("decode",), budget="24GiB", environment=LARGE, cache="-of-plans"),
-    Step("parity-small", "parity", 160, SMALL, dtypes=("float32", "bfloat16")),
+    Step("memory-81", "memory", 60, LONG, (FLAX,), ("decode",), budget="24GiB", environment=LARGE, cache="-of-plans"),
+    Step("speed-81-flax", "speed", 90, LONG, (FLAX,), ("decode",), rounds=2, environment=LARGE, cache="-of-plans"),
+    Step("speed-81-torch", "speed", 150, LONG, (PYTORCH,), ("decode",), rounds=1),
     Step("speed-49", "speed", 160, MORE, (PYTORCH, FLAX, TORCHAX), rounds=3),
-    Step("channels-last-9", "speed", 60, NINE, (Contender("torch", CHANNELS_LAST),), rounds=3),
-    Step("speed-81-torch", "speed", 120, LONG, (PYTORCH,), ("decode",), rounds=2),
-    Step("speed-81-flax", "speed", 120, LONG, (FLAX,), ("decode",), rounds=2, environment=LARGE, cache="-of-plans"),
+    Step("parity-9", "parity", 100, NINE),
+    Step("parity-small", "parity", 160, SMALL, dtypes=("float32", "bfloat16")),
 )  # fmt: skip
 # Where there is time left, in this order; a run is complete without them.
 MORE_STEPS = (
-    Step("compile-9", "speed", 150, NINE, (FLAX, COMPILED), ("decode",)),
+    Step("compile-9", "speed", 150, NINE, (FLAX, COMPILED), ("decode",), rounds=3),
+    Step("channels-last-9", "speed", 60, NINE, (Contender("torch", CHANNELS_LAST),), rounds=3),
     Step("speed-8", "speed", 150, WIDE, (PYTORCH, FLAX), rounds=3),
     Step("speed-8-torchax", "speed", 150, WIDE, (TORCHAX,), environment=LARGE),
     Step("speed-81-torchax", "speed", 200, LONG, (TORCHAX,), ("decode",), rounds=2, environment=LARGE),

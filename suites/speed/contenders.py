@@ -113,7 +113,8 @@ def out_of_memory(error: BaseException) -> bool:
 def call_bytes(contender: Contender, run: Run) -> float | None:
     """Bytes that a warm call takes on an accelerator beside what is held before it; None on a CPU, where none is run.
 
-    Kernels that were tried do not count, as those that were chosen are known by now.
+    Kernels that were tried do not count, as those that were chosen are known by now. None as well where another
+    contender's memory leaves no room to find out.
     """
     if contender.backend == REFERENCE:
         if TORCH_DEVICE == "cpu":
@@ -128,9 +129,11 @@ def call_bytes(contender: Contender, run: Run) -> float | None:
     device = jax.devices()[0]
     if device.memory_stats() is None:
         return None
+    if TORCH_DEVICE == "cuda":
+        torch.cuda.empty_cache()
     with allocated(device) as found:
         run()
-    return found["above idle"]
+    return found.get("above idle")
 
 
 def evidence(vae: VideoVAE, group: Group, clip: np.ndarray) -> tuple[int, dict[str, dict[str, float]]]:

@@ -98,6 +98,17 @@ def test_every_convolution_of_a_bfloat16_program_for_gpus_is_bfloat16(backend, o
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_frames_of_more_numbers_than_cudnn_counts_are_convolved_in_pieces(monkeypatch, backend):
+    most = 7000  # diffusers itself sees to the 3-D convolutions of TorchAx, by their bytes
+    monkeypatch.setattr("twinvae.jax.convolution.INDEXED", most)
+    values = run.__wrapped__(backend, "decode", "float64", "cuda")
+    np.testing.assert_allclose(values, run(backend, "decode", "float64", "cpu"), rtol=0, atol=1e-10)
+    arrays = {array for frames, _, result in convolutions(backend, "decode", "cuda") for array in (frames, result)}
+    sizes = [[int(side) for side in array.split("x")[:-1]] for array in arrays]
+    assert all(np.prod(size) <= most for size in sizes if backend == "flax" or len(size) == 4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_scales_and_shifts_are_made_of_latents_and_not_of_enlarged_ones(backend):
     channels = SMALL.latent_channels
     pointwise = f"1x1x1x{channels}x"

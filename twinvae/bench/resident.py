@@ -58,14 +58,20 @@ def sampled(value: Callable[[], int], seconds: float = 0.002) -> Iterator[list[i
 
 @contextmanager
 def allocated(device: Any) -> Iterator[dict[str, float]]:
-    """What a device's allocator held at the most, beyond what it held before.
+    """What a device's allocator held at the most, beyond what it held before; unknown where others leave no room.
 
     Its mark covers the whole process, and loading a model may have set it: ballast brings what is held up to it, so
     that all that the block takes comes on top.
     """
+    import jax
+
     held = device.memory_stats()
     found: dict[str, float] = {"idle": held["bytes_in_use"]}
-    ballast = zeros_on(device, held["peak_bytes_in_use"] - held["bytes_in_use"])
+    try:
+        ballast = zeros_on(device, held["peak_bytes_in_use"] - held["bytes_in_use"])
+    except jax.errors.JaxRuntimeError:
+        yield found
+        return
     before = device.memory_stats()["bytes_in_use"]
     yield found
     found["above idle"] = device.memory_stats()["peak_bytes_in_use"] - before

@@ -6,8 +6,12 @@ told otherwise. Nothing is added to the sums, and they are not rounded back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+from math import prod
 from typing import cast
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -18,6 +22,7 @@ from twinvae.jax.winograd import TAPS, convolve_blocks
 Pads = tuple[tuple[int, int], ...]
 
 WIDE = 64  # channels; below, products cost less than the sums that save some of them
+INDEXED = 2**31  # numbers of an array that cuDNN's kernels count in 32 bits
 
 _LAYOUTS = {4: ("NHWC", "HWIO", "NHWC"), 5: ("NDHWC", "DHWIO", "NDHWC")}
 
@@ -80,6 +85,28 @@ def convolve3d(
     # In bfloat16 the sums of frames would be rounded.
     in_blocks = plain and x.shape[-1] >= WIDE and x.dtype != jnp.bfloat16
     return lax.platform_dependent(x, kernel, cpu=temporal_blocks if in_blocks else temporal_taps, default=as_it_is)
+
+
+def in_pieces(
+    convolve: Callable[[Float[Array, "b t h w c"]], Float[Array, "b s g v o"]],
+    x: Float[Array, "b t h w c"],
+    seen: int = 0,
+) -> Float[Array, "b s g v o"]:
+    """`convolve(x)`, on a GPU as few frames at a time as keep each piece within `INDEXED` numbers.
+
+    Args:
+        seen: earlier frames that each frame of the result is made from; `x` has them at its front.
+    """
+    if not on_gpu():
+        return convolve(x)
+    made = jax.eval_shape(convolve, x).shape
+    frames = made[1]
+    most = INDEXED // max(prod(x.shape) // x.shape[1], prod(made) // frames) - seen
+    if frames <= most or most < 1:
+        return convolve(x)
+    count = -(-frames // most)
+    bounds = [frames * piece // count for piece in range(count + 1)]
+    return jnp.concatenate([convolve(x[:, first : last + seen]) for first, last in pairwise(bounds)], axis=1)
 
 
 def _every_frame(
