@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 import twinvae
 from suites.gpu.steps import Step
+from suites.memory.bars import ON_A_CARD
 from suites.memory.page import MEASURED, OFF, PREDICTED
 from suites.memory.test_measured import off
 from suites.speed.cases import Contender, Group
@@ -28,7 +29,6 @@ from twinvae.jax.memory import tree_bytes
 
 DTYPE, GB = "bfloat16", 1e9
 SLOW = 4.0  # seconds of compiling that finding a program in the cache does not take
-LIMIT = 0.1  # how far a prediction may be off
 ALL_OF_IT = "all of the device's"
 
 
@@ -94,7 +94,8 @@ def measure_memory(step: Step, model: Model, folder: Path, record: Callable[...,
                    tolerance=1.1, note=plan["form"] + anew)  # fmt: skip
             note = f"{plan['above idle'] / GB:.2f} GB predicted, {found['above idle'] / GB:.2f} measured"
             record(**fields, metric=OFF, value=off(plan["above idle"], found["above idle"]), kind="absolute",
-                   limit=LIMIT if device.platform != "cpu" else None, tolerance=float("inf"), note=note)  # fmt: skip
+                   limit=None if device.platform == "cpu" else ON_A_CARD[OFF].limit, tolerance=float("inf"),
+                   note=note)  # fmt: skip
 
 
 def _vae(contender: Contender, model: Model) -> twinvae.VideoVAE:

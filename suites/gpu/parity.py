@@ -10,27 +10,17 @@ import torch
 
 import twinvae
 from suites.gpu.steps import Step
-from suites.parity.bars import ONE_DRAW
+from suites.parity.bars import CARD, ON_A_CARD
 from suites.speed.contenders import TORCH_DEVICE, full_precision
 from twinvae import arrays
-from twinvae.bench.bars import WHOLE, Bar, check_dtypes, check_shapes, hold, measured
+from twinvae.bench.bars import WHOLE, check_dtypes, check_shapes, hold, measured
 from twinvae.bench.clips import synthetic_clip
 from twinvae.bench.options import Model
 from twinvae.registry import REFERENCE
 
-# What is not held to PyTorch's own error is shown, and may not get worse. A card's float32 errs by what its kernels add
-# up in which order: on an H200 past the bar that CPUs keep, as does PyTorch's own.
-VS_TORCH = {"float32": Bar(1.0, 1.2, unit="x"), "bfloat16": Bar(1.1, 1.2, unit="x")}
 TRUTH_PIXELS = 9 * 96 * 160  # up to which float64 is the truth, which a card computes 30 times as slowly
 PARTS = ("mean", "logvar", "decode")
 Outputs = dict[str, np.ndarray]
-
-
-def bars(dtype: str, part: str) -> dict[str, Bar]:
-    """Bars of a part of the whole VAE."""
-    shown = {name: bar._replace(limit=None) for name, bar in WHOLE[dtype].items() if name != "ssim"}
-    shown = {name: bar for name, bar in shown.items() if part == "decode" or name != "psnr"}
-    return shown | (ONE_DRAW if dtype == "bfloat16" else {}) | {"mae_vs_torch": VS_TORCH[dtype]}
 
 
 def measure_parity(step: Step, model: Model, record: Callable[..., None]) -> None:
@@ -46,7 +36,7 @@ def measure_parity(step: Step, model: Model, record: Callable[..., None]) -> Non
         of_torch = {part: measured({"mae": WHOLE[dtype]["mae"]}, {part: own[dtype][part]}, {part: expected[part]})
                     for part in PARTS}  # fmt: skip
         for part, values in of_torch.items():
-            record(case="whole VAE", backend=REFERENCE, mode="eager", dtype=dtype, operation=part, shape=shape,
+            record(case=CARD, backend=REFERENCE, mode="eager", dtype=dtype, operation=part, shape=shape,
                    metric="mae", value=values["mae"], tolerance=float("inf"), note=f"against {truth}")  # fmt: skip
     for backend, mode in step.contenders:
         for dtype in step.dtypes:
@@ -56,8 +46,8 @@ def measure_parity(step: Step, model: Model, record: Callable[..., None]) -> Non
             check_dtypes(found, dtype)
             for part in PARTS:
                 sides = ({part: side[part]} for side in (found, expected, own[dtype]))
-                held = bars(dtype, part)
-                hold(record, held, measured(held, *sides), "whole VAE", backend=backend, mode=mode, dtype=dtype,
+                held = {name: bar for name, bar in ON_A_CARD[dtype].items() if part == "decode" or name != "psnr"}
+                hold(record, held, measured(held, *sides), CARD, backend=backend, mode=mode, dtype=dtype,
                      operation=part, shape=shape, note=f"against {truth}")  # fmt: skip
             del vae
             gc.collect()

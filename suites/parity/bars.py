@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinvae.bench.bars import ROUNDING, SHOWN_ONLY, VS_TORCH, WHOLE, Bar, Held, because
+from twinvae.bench.bars import ROUNDING, SHOWN_ONLY, VS_TORCH, WHOLE, Bar, Bars, Held, because
 
 # One layer: its outputs have a magnitude of about 1.
 LAYER: dict[str, dict[str, Bar]] = {
@@ -174,7 +174,24 @@ FULL_WIDTHS = (
 )
 ALONE = r"(?!posterior|group norm, far|full width|written for|settings).*"
 
+# What is not held to PyTorch's own error is shown, and may not get worse: a card's float32 errs by what its kernels add
+# up in which order, PyTorch's own past the bar that CPUs keep.
+CARD = "whole VAE on a card"
+ON_A_CARD: dict[str, Bars] = {
+    dtype: {name: bar._replace(limit=None) for name, bar in WHOLE[dtype].items() if name != "ssim"}
+    | (ONE_DRAW if dtype == "bfloat16" else {})
+    | because(why, mae_vs_torch=Bar(1.1, 1.2, unit="x"))
+    for dtype, why in {
+        "float32": "The error over PyTorch's on the same card, TF32 off, both against float64. XLA and cuDNN choose "
+        "kernels by trying them, so that one program errs differently from run to run: on one H100 Flax's mean 0.999 "
+        "and 1.008, its log-variance 0.983 and 0.994; TorchAx's decode 1.039. TF32 keeps 10 of 23 bits.",
+        "bfloat16": "The error over PyTorch's on the same card. 0.75 to 0.88 on one H100 in two runs, since norms and "
+        "activations round once; each rounding more adds about a tenth.",
+    }.items()
+}
+
 BARS = (
+    *(Held(f"{CARD}, {dtype}", bars, {"case": CARD, "dtype": dtype}) for dtype, bars in ON_A_CARD.items()),
     *(Held(f"whole VAE, {dtype}", WHOLE[dtype], {"case": "whole VAE", "dtype": dtype} | where)
       for dtype, where in (("float64", {}), ("float32", {"operation": f"(?!{'|'.join(CHAINED)}).*"}),
                            ("bfloat16", {"shape": r"16x.*"}))),
