@@ -282,9 +282,12 @@ def test_a_page_written_before_stays_in_the_index(report):
     folder = report().index.parent
     (folder / "tiling.md").write_text("# tiling\n\nMeasured on a commit day, commit 0123456+changes; versions")
     (folder / "faults.md").write_text("# faults")
+    (folder / "speed.md").write_text("# speed\n\n**2 of 3 values are wrong.**\n\ncommit 0123456; versions")
     index = page(report(), "index")
     assert "- [tiling](tiling.md): as of another run, commit 0123456+changes.\n" in index
     assert "- [faults](faults.md): as of another run.\n" in index
+    assert "- [speed](speed.md): **2 of 3 values are wrong.** As of another run, commit 0123456.\n" in index
+    assert "nothing got worse; earlier speed failed" in index.splitlines()[0]
 
 
 def test_the_terminal_table_counts_per_backend_and_dtype(bad):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -82,11 +83,30 @@ def suite_page(judged: Judged, pictures: Sequence[Picture]) -> str:
     return template.render(judged=judged, run=judged.data.run, pictures=pictures, **tables)
 
 
-def index_page(platform: str, suites: Sequence[Judged], others: Mapping[str, str] = {}) -> str:
+class Elsewhere(NamedTuple):
+    """A page of another run: its verdict, and the commit it is of; empty where it says neither."""
+
+    verdict: str
+    commit: str
+
+    @classmethod
+    def read(cls, page: Path) -> Elsewhere:
+        """What a page says of itself: its first bold sentence, and the commit that it names first."""
+        text = page.read_text(encoding="utf-8")
+        commit = re.search(r"\bcommit ([0-9a-f]{7,40}(?:\+changes)?)", text)
+        bold = re.search(r"^\*\*(.+?)\*\*$", text, re.MULTILINE)
+        return cls(bold[1] if bold else "", commit[1] if commit else "")
+
+    @property
+    def failed(self) -> bool:
+        return bool(re.search(r"(is|are) wrong|got worse;|got worse\.|missing|failed", self.verdict))
+
+
+def index_page(platform: str, suites: Sequence[Judged], others: Mapping[str, Elsewhere] = {}) -> str:
     """The platform's first page.
 
     Args:
-        others: pages that are not of these runs, and the commits that they are of.
+        others: pages that are not of these runs.
     """
     worst_first = sorted(suites, key=lambda judged: (not judged.failed, judged.suite))
     return _TEMPLATES.get_template("index.md.j2").render(platform=platform, suites=worst_first, others=others)
@@ -201,6 +221,8 @@ def worst_table(judged: Judged) -> str:
         and v.used is not None
         and v.record.order is None
         and v.record.better == "lower"
+        # Held to a baseline alone, it says something once it has left it.
+        and not (v.record.limit is None and v.value == v.before)
         and not (v.used == 1 and v.value == v.before)
     ]
     return verdict_table(judged, sorted(passing, key=badness)[:WORST_ROWS])

@@ -16,7 +16,7 @@ from twinvae.bench.baselines import baseline_path, read_baseline
 from twinvae.bench.files import write_whole
 from twinvae.bench.findings import Finding, badness, many
 from twinvae.bench.machine_readable import write_machine_readable
-from twinvae.bench.pages import Judged, by_backend_and_dtype, case, headline, index_page, suite_page
+from twinvae.bench.pages import Elsewhere, Judged, by_backend_and_dtype, case, headline, index_page, suite_page
 from twinvae.bench.records import Run, read_run
 from twinvae.bench.verdicts import STATUSES, counts, judge_run, number
 
@@ -137,15 +137,9 @@ def write_pages(ours: Sequence[Judged], listed: Sequence[Judged], folder: Path) 
     found = {j.suite: [e.finding.model_dump(mode="json") for e in j.explained] for j in listed}
     write_whole(folder / "findings.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     names = {judged.suite for judged in listed} | {"index"}
-    others = {page.stem: commit_on(page) for page in sorted(folder.glob("*.md")) if page.stem not in names}
+    others = {page.stem: Elsewhere.read(page) for page in sorted(folder.glob("*.md")) if page.stem not in names}
     write_whole(folder / "index.md", index_page(folder.name, listed, others))
     return folder / "index.md"
-
-
-def commit_on(page: Path) -> str:
-    """The commit that a page names first; empty where it names none."""
-    found = re.search(r"\bcommit ([0-9a-f]{7,40}(?:\+changes)?)", page.read_text(encoding="utf-8"))
-    return found[1] if found else ""
 
 
 def _table(suites: list[Judged]) -> Table:
