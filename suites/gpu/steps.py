@@ -69,6 +69,7 @@ STEPS = (
 # Where there is time left, in this order; a run is complete without them.
 MORE_STEPS = (
     Step("compile-9", "speed", 150, NINE, (FLAX, COMPILED), ("decode",), rounds=3),
+    Step("parity-wide", "parity", 120, Size(9, 768, 1360)),  # arrays of more than 2^31 numbers
     Step("channels-last-9", "speed", 60, NINE, (Contender("torch", CHANNELS_LAST),), rounds=3),
     Step("speed-8", "speed", 150, WIDE, (PYTORCH, FLAX), rounds=3),
     Step("speed-8-torchax", "speed", 150, WIDE, (TORCHAX,), environment=LARGE),
