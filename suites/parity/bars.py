@@ -134,10 +134,6 @@ SLABS_OFF_WHOLE = because(
     **{"difference over the whole form's error": Bar(1.0, 1.2, 0.8, unit="x")},
 )
 FORMS = {metric: WHOLE["float64"][metric] for metric in ("max_abs", "relative_l2")}
-FRAME_COUNTS: dict[str, dict[str, Bar]] = {
-    dtype: {metric: bar for metric, bar in bars.items() if metric in ("mae", "max_abs", "mae_vs_torch")}
-    for dtype, bars in WHOLE.items()
-}
 GRADIENTS = because(
     "By every tensor, in float64: each is a sum over all pixels, so that the largest has an absolute error of 4e-13, "
     "and a relative one of 1.1e-14. Gradients that stop at the first frame batch, or go through the "
@@ -209,8 +205,6 @@ BARS = (
     *(Held(f"at full width, {what}, {dtype}", bars, {"case": f"full width, {case}", "dtype": dtype})
       for what, case, kinds in FULL_WIDTHS for dtype, bars in kinds.items()),
     Held("slabs of a frame", FORMS, {"case": ".* slabs, .*"}),
-    *(Held(f"every frame count, {dtype}", bars, {"case": "frame counts", "dtype": dtype})
-      for dtype, bars in FRAME_COUNTS.items()),
     Held("slabs in bfloat16", SLABS_OFF_WHOLE, {"case": "settings, slabs"}),
     *(Held(f"settings together, {dtype}", bars, {"case": "settings.*", "dtype": dtype})
       for dtype, bars in SETTINGS.items()),

@@ -7,6 +7,7 @@ told otherwise. Nothing is added to the sums, and they are not rounded back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import cast
@@ -39,19 +40,10 @@ def convolve2d(
     def as_it_is(x: Array, kernel: Array) -> Array:
         return _convolve(x, kernel, strides, pads)
 
-    def matrix_product(x: Array, kernel: Array) -> Array:
-        window, channels = kernel.shape[:2], kernel.shape[2:]
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-        for axis in (1, 2):
-            x = _windows(x, axis, window[axis - 1], strides[axis - 1])
-        # Windows were laid side by side along height first.
-        rows = kernel.transpose(1, 0, 2, 3).reshape(-1, channels[1])
-        return (x.reshape(-1, x.shape[-1]) @ rows).reshape(*x.shape[:-1], channels[1])
-
     if x.dtype != jnp.float64:
         return as_it_is(x, kernel)
     # XLA's CPU convolution in float64 is a plain loop: a tiny decoder takes 2.6 times as long, 16 times unoptimised.
-    return lax.platform_dependent(x, kernel, cpu=matrix_product, default=as_it_is)
+    return lax.platform_dependent(x, kernel, cpu=partial(_matrix_product, strides=strides, pads=pads), default=as_it_is)
 
 
 def convolve3d(
@@ -72,10 +64,8 @@ def convolve3d(
         return _convolve(x, kernel, strides, ((0, 0), *pads), (dilation, 1, 1))
 
     def temporal_taps(x: Array, kernel: Array) -> Array:
-        out_frames = (x.shape[1] - dilation * (len(kernel) - 1) - 1) // strides[0] + 1
-        starts = range(0, dilation * len(kernel), dilation)
-        seen = [x[:, start : start + (out_frames - 1) * strides[0] + 1 : strides[0]] for start in starts]
-        return cast(Array, sum(_every_frame(*pair, strides[1:], pads) for pair in zip(seen, kernel, strict=True)))
+        seen = zip(_seen(x.shape[1], len(kernel), strides[0], dilation), kernel, strict=True)
+        return cast(Array, sum(_every_frame(x[:, at], tap, strides[1:], pads) for at, tap in seen))
 
     def temporal_blocks(x: Array, kernel: Array) -> Array:
         return convolve_blocks(x, kernel, lambda frames, tap: _every_frame(frames, tap, strides[1:], pads))
@@ -84,7 +74,15 @@ def convolve3d(
     plain = len(kernel) == TAPS and strides[0] == dilation == 1 and x.shape[1] > TAPS
     # In bfloat16 the sums of frames would be rounded.
     in_blocks = plain and x.shape[-1] >= WIDE and x.dtype != jnp.bfloat16
-    return lax.platform_dependent(x, kernel, cpu=temporal_blocks if in_blocks else temporal_taps, default=as_it_is)
+    taps = partial(_one_product, strides=strides, pads=pads, dilation=dilation)
+    on_cpu = temporal_blocks if in_blocks else taps if x.dtype == jnp.float64 else temporal_taps
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=as_it_is)
+
+
+def _seen(frames: int, taps: int, stride: int, dilation: int) -> list[slice]:
+    """The frames that each of a kernel's taps is multiplied with."""
+    last = (frames - dilation * (taps - 1) - 1) // stride * stride
+    return [slice(start, start + last + 1, stride) for start in range(0, dilation * taps, dilation)]
 
 
 def in_pieces(
@@ -131,6 +129,37 @@ def _convolve(
         precision=None if x.dtype == jnp.bfloat16 else lax.Precision.HIGHEST,
         preferred_element_type=x.dtype if on_gpu() else jnp.promote_types(x.dtype, jnp.float32),
     )
+
+
+@partial(jax.jit, static_argnames=("strides", "pads", "dilation"))
+def _one_product(
+    x: Float[Array, "b t h w c"],
+    kernel: Float[Array, "kt kh kw c o"],
+    strides: tuple[int, ...],
+    pads: Pads,
+    dilation: int,
+) -> Float[Array, "b s g v o"]:
+    """3-D convolution as one product: of every frame by all taps side by side, of which each output adds up its own."""
+    taps, channels = len(kernel), kernel.shape[-1]
+    beside = kernel.transpose(1, 2, 3, 0, 4).reshape(*kernel.shape[1:4], -1)
+    out = _matrix_product(x.reshape(-1, *x.shape[2:]), beside, strides[1:], pads)
+    out = out.reshape(*x.shape[:2], *out.shape[1:])
+    seen = enumerate(_seen(x.shape[1], taps, strides[0], dilation))
+    return cast(Array, sum(out[:, at, :, :, tap * channels : (tap + 1) * channels] for tap, at in seen))
+
+
+@partial(jax.jit, static_argnames=("strides", "pads"))
+def _matrix_product(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"], strides: tuple[int, ...], pads: Pads
+) -> Float[Array, "n g v o"]:
+    """2-D convolution as a product of matrices."""
+    window, channels = kernel.shape[:2], kernel.shape[2:]
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    for axis in (1, 2):
+        x = _windows(x, axis, window[axis - 1], strides[axis - 1])
+    # Windows were laid side by side along height first.
+    rows = kernel.transpose(1, 0, 2, 3).reshape(-1, channels[1])
+    return (x.reshape(-1, x.shape[-1]) @ rows).reshape(*x.shape[:-1], channels[1])
 
 
 def _windows(x: Float[Array, "n h w c"], axis: int, size: int, stride: int) -> Array:
