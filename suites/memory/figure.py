@@ -17,11 +17,11 @@ from suites.memory.page import PUBLISHED
 from twinvae.bench.drawing import ALARM, COLOURS, INK, Picture, load_arrays, svg
 from twinvae.bench.records import RunData
 from twinvae.bench.verdicts import Verdict
-from twinvae.jax.chips import TPUS
+from twinvae.jax.chips import GPUS, TPUS
 
 GREY = "#a9a9a9"
 FORM_COLOURS = {"one program": COLOURS[0], "streamed": COLOURS[1], "tiled": COLOURS[2]}
-MARKERS = {chip.memory: marker for chip, marker in zip(TPUS.values(), "vos^", strict=True)}
+MARKERS = {chip.memory: marker for kind in (TPUS, GPUS) for chip, marker in zip(kind.values(), "vos^D", strict=False)}
 GROUPED = StrMethodFormatter("{x:,.0f}")
 
 
