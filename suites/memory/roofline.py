@@ -7,12 +7,20 @@ from typing import NamedTuple
 from twinvae.bench.aot.programs import Program
 from twinvae.jax.chips import CHIPS
 
-# Seconds of a call, as docs/gpu.md has them: by chip, backend, operation and clip.
+
+class Measured(NamedTuple):
+    """A call on a card: its seconds, and its memory in GB beyond the weights and the clip."""
+
+    seconds: float
+    memory: float
+
+
+# As docs/gpu.md has them, by chip, backend, operation and clip.
 MEASURED_CALLS = {
-    ("h100", "flax", "decode", "9x480x720"): 0.124,
-    ("h100", "torchax", "decode", "9x480x720"): 0.132,
-    ("h100", "flax", "encode", "9x480x720"): 0.066,
-    ("h100", "torchax", "encode", "9x480x720"): 0.066,
+    ("h100", "flax", "decode", "9x480x720"): Measured(0.124, 7.34),
+    ("h100", "torchax", "decode", "9x480x720"): Measured(0.132, 7.38),
+    ("h100", "flax", "encode", "9x480x720"): Measured(0.066, 4.6),
+    ("h100", "torchax", "encode", "9x480x720"): Measured(0.066, 4.6),
 }
 
 

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from suites.memory import cases
-from suites.memory.bars import (
-    ARITHMETIC,
-    BYTES,
-    FLOPS,
-    OF_CARDS,
-    ON_CARDS_IN_SLABS,
-    PEAK,
-    TEMPORARIES,
-    TIME_SHARE,
-    TRAFFIC,
-)
+from suites.memory import bars, cases
 from suites.memory.cases import GB
 from suites.memory.lowered import told
 from suites.memory.pieces import pieces
 from suites.memory.roofline import MEASURED_CALLS, roofline
+from twinvae.bench.aot import hlo
 from twinvae.bench.aot.compilers import sharding_on
 from twinvae.forms import WHOLE
 
@@ -31,7 +21,8 @@ def test_a_program_of_a_card_is_no_more_than_it_was(case, model, backend, dtype,
     (piece,) = pieces(case, model.config, dtype)
     answer = programs.ask(case.operation, piece)
     fields = {"case": f"{case.name}, {case.form}", "operation": case.operation, "mode": "jit", "shape": case.size}
-    hold_program(record, OF_CARDS if case.form == WHOLE else ON_CARDS_IN_SLABS, answer, chip, backend, dtype, **fields)
+    held = bars.OF_CARDS if case.form == WHOLE else bars.ON_CARDS_IN_SLABS
+    hold_program(record, held, answer, chip, backend, dtype, **fields)
 
 
 @pytest.mark.cases("operation, model, backend, dtype", cases.small_steps)
@@ -42,25 +33,23 @@ def test_a_small_program_is_no_more_than_it_was(operation, model, backend, dtype
     lowered = vae.lower_step(operation, shape, sharding_on(chip), form=WHOLE)
     answer = compiler.ask(f"{backend} {operation}", lowered, small=True)
     fields = {"case": "a later frame batch", "operation": operation, "mode": "jit", "shape": "x".join(map(str, shape))}
-    hold_program(record, OF_CARDS, answer, chip, backend, dtype, **fields)
+    hold_program(record, bars.OF_CARDS, answer, chip, backend, dtype, **fields)
 
 
-def hold_program(record, bars, answer, chip, backend, dtype, **fields):
+def hold_program(record, held, answer, chip, backend, dtype, **fields):
     """Every record of a program; of one that needs compiling, those that it will have."""
     program, measured = answer.program, MEASURED_CALLS.get((chip, backend, fields["operation"], fields["shape"]))
-    if answer.known and program.counts is None:
-        raise ValueError(f"{program.name}: its counts are not kept; delete it from programs.jsonl and compile it again")
-    bound = roofline(program, chip, dtype) if answer.known else None
     values = {
-        PEAK: lambda: program.peak_bytes / GB,
-        TEMPORARIES: lambda: program.temp_bytes / GB,
-        FLOPS: lambda: program.flops / 1e12,
-        BYTES: lambda: program.bytes_accessed / GB,
-        ARITHMETIC: lambda: 1000 * bound.arithmetic,
-        TRAFFIC: lambda: 1000 * bound.traffic,
+        bars.PEAK: lambda: program.peak_bytes / GB,
+        bars.TEMPORARIES: lambda: program.temp_bytes / GB,
+        bars.FLOPS: lambda: program.flops / 1e12,
+        bars.BYTES: lambda: program.bytes_accessed / GB,
+        bars.ARITHMETIC: lambda: 1000 * roofline(program, chip, dtype).arithmetic,
+        bars.TRAFFIC: lambda: 1000 * roofline(program, chip, dtype).traffic,
+        **{name: lambda name=name: program.counts[name] for name in hlo.COUNTS},
     }
-    values |= {name: lambda name=name: program.counts[name] for name in bars if name not in (*values, TIME_SHARE)}
     if measured:
-        values[TIME_SHARE] = lambda: bound.seconds / measured
+        values[bars.TIME_SHARE] = lambda: roofline(program, chip, dtype).seconds / measured.seconds
+        values[bars.MEMORY_SHARE] = lambda: (program.peak_bytes - program.argument_bytes) / GB / measured.memory
     for metric, value in values.items():
-        record(**fields, metric=metric, **bars[metric].fields, **told([answer], chip, value))
+        record(**fields, metric=metric, **held[metric].fields, **told([answer], chip, value))

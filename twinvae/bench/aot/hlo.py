@@ -44,6 +44,9 @@ class Value(NamedTuple):
     def bytes(self) -> int:
         return prod(self.shape) * BYTES.get(self.dtype, 1)
 
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
 
 class Operation(NamedTuple):
     """A line of a program.
