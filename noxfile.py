@@ -39,10 +39,10 @@ def python(session: nox.Session, *arguments: str) -> None:
     """Run the shared environment's python, installing what the project pins if that has changed."""
     wanted = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in ("constraints.txt", "pyproject.toml")))
     if not STAMP.exists() or STAMP.read_text() != wanted.hexdigest():
-        session.log("installing the pinned environment into .venv (1.9 GB, a minute or two, once)")
+        session.log("installing the pinned environment into .venv (2.3 GB, a minute or two, once)")
         session.run(sys.executable, "-m", "venv", str(VENV), external=True)
         pip = (str(BIN / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        session.run(*pip, "--constraint", "constraints.txt", "--editable", ".[dev,tpu-aot]", external=True)
+        session.run(*pip, "--constraint", "constraints.txt", "--editable", ".[dev,tpu-aot,gpu-aot]", external=True)
         STAMP.write_text(wanted.hexdigest())
     session.run(str(BIN / "python"), *arguments, external=True)
 
@@ -83,7 +83,7 @@ for suite in SUITES:
 
 @nox.session
 def memory(session: nox.Session) -> None:
-    """Run the memory suite here and for the TPU compiler; --aot v6e compiles all, --frontier v6e explores."""
+    """Run the memory suite here and for compilers alone; --aot v6e,h100 compiles all, --frontier v6e explores."""
     python(session, "-m", "suites.memory", *session.posargs)
 
 
@@ -107,6 +107,7 @@ def tests(session: nox.Session) -> None:
         python(session, *quick, *pages, *numbers, "--backend", "flax")
         python(session, "-m", "pytest", "tests/bench")
         python(session, "-m", "pytest", *pages, "suites/memory", "--platform", "tpu-v6e-aot")
+        python(session, "-m", "pytest", *pages, "suites/memory", "--platform", "gpu-h100-aot")
         python(session, *quick, *pages, "suites/memory")
     python(session, *quick, *pages, "suites/speed")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,14 +13,10 @@ import twinvae
 from suites.gpu.steps import Step
 from suites.speed.cases import Group
 from suites.speed.contenders import input_of
+from twinvae.bench.aot.hlo import Compiled, labels
 from twinvae.bench.options import Model
 
 SHOWN = 25
-BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
-_RESULT = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \(?(\w+)\[([\d,]*)\](\{[^}]*\})? ?.*?([\w\-]+)\(", re.MULTILINE)
-_CONVOLUTION = re.compile(
-    r'= \(?(\w+)\[([\d,]*)\](\{[^}]*\})?[^\n]*custom_call_target="(__cudnn[^"]*)"', re.MULTILINE
-)  # fmt: skip
 
 
 def diagnose(step: Step, model: Model, texts: Path) -> None:
@@ -51,22 +46,14 @@ def diagnose(step: Step, model: Model, texts: Path) -> None:
 
 
 def described(text: str) -> list[str]:
-    """Convolutions by target, type and layout, operations by number, and the largest values of an optimised program."""
-    convolutions = Counter((target, kind, layout) for kind, _, layout, target in _CONVOLUTION.findall(text))
-    lines = [f"{count:5} {target} {kind} {layout}" for (target, kind, layout), count in convolutions.most_common()]
-    results = [
-        (size(kind, shape), f"{opcode} {kind}[{shape}]{layout}", name)
-        for name, kind, shape, layout, opcode in _RESULT.findall(text)
-    ]
-    operations = Counter(what.split()[0] for _, what, _ in results)
-    lines.append(", ".join(f"{name} {count}" for name, count in operations.most_common(15)))
-    largest = sorted(Counter((size, what) for size, what, _ in results).items(), reverse=True)[:SHOWN]
+    """Convolutions by target, type and axes, operations by number, and the largest values of an optimised program."""
+    found = [one for computation in Compiled(text).computations.values() for one in computation.values()]
+    convolutions = Counter(
+        f"{one.target} {one.results[0].dtype} {labels(one)[0]}" for one in found if one.is_convolution
+    )
+    lines = [f"{count:5} {what}" for what, count in convolutions.most_common()]
+    operations = Counter(one.opcode for one in found).most_common(15)
+    lines.append(", ".join(f"{name} {count}" for name, count in operations))
+    values = Counter((one.results[0].bytes, f"{one.opcode} {one.results[0]}") for one in found if one.results)
+    largest = sorted(values.items(), reverse=True)[:SHOWN]
     return lines + [f"{size / 1e9:8.3f} GB x {count} {what}" for (size, what), count in largest]
-
-
-def size(kind: str, shape: str) -> int:
-    """Bytes of a value."""
-    cells = 1
-    for side in filter(None, shape.split(",")):
-        cells *= int(side)
-    return cells * BYTES.get(kind, 4)

@@ -17,6 +17,8 @@ from suites.gpu.parity import measure_parity
 from suites.gpu.speed import measure_speed
 from suites.gpu.steps import PRESET, REHEARSED_PRESET, SKIPPED, Step, chosen
 from twinvae.bench import provenance
+from twinvae.bench.aot.cuda import expect_no_gpu
+from twinvae.bench.aot.libtpu import expect_no_tpu
 from twinvae.bench.options import Model
 from twinvae.bench.records import Failure, Record, Selection
 from twinvae.config import preset_config
@@ -31,6 +33,8 @@ def main() -> int:
     parser.add_argument("--texts", type=Path, required=True)
     parser.add_argument("--rehearse", action="store_true")
     given = parser.parse_args()
+    expect_no_tpu()
+    expect_no_gpu()
     name = REHEARSED_PRESET if given.rehearse else PRESET
     model = Model(name, preset_config(name), {"preset": name, "seed": 0})
     if given.step == "facts":

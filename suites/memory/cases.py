@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from twinvae.bench.aot.libtpu import chip_of
+from twinvae.bench.aot.compilers import chip_of
 from twinvae.bench.options import Model, Options
+from twinvae.forms import ROW_SLABS, WHOLE, Form
+from twinvae.jax.chips import CHIPS
 from twinvae.registry import REFERENCE
 from twinvae.tiles import Operation
 
@@ -22,6 +24,7 @@ class Case(NamedTuple):
     Args:
         way: as one program; a frame batch at a time; or so in the default tiles.
         backends: which are asked; empty: all.
+        form: of the frame batches; None: the leanest.
     """
 
     name: str
@@ -31,13 +34,14 @@ class Case(NamedTuple):
     width: int
     way: Way = "one program"
     backends: tuple[str, ...] = ()
+    form: Form | None = None
 
     @property
     def size(self) -> str:
         return f"{self.frames}x{self.height}x{self.width}"
 
     def __str__(self) -> str:
-        return f"{self.operation} {self.name} {self.size} {self.way}"
+        return f"{self.operation} {self.name} {self.size} {self.form or self.way}"
 
 
 # Asked of the TPU compiler, with the full architecture in bfloat16.
@@ -52,6 +56,17 @@ CASES = (
 # Rows dealt out to four chips: each holds the weights, and a quarter of all else.
 SHARDED = Case("81 frames", "decode", 81, 768, 1360, backends=("flax",))
 SHARED_BY = 4  # chips
+
+
+# Asked of a card's compiler: clips of one frame batch, which a call runs as this program.
+CARD_CASES = (
+    Case("9 frames", "decode", 9, 480, 720, "streamed", form=WHOLE),
+    Case("9 frames", "encode", 9, 480, 720, "streamed", form=WHOLE),
+    Case("9 frames", "decode", 9, 768, 1360, "streamed", ("flax",), ROW_SLABS),
+)
+CARD_LAYERS = ("spatial norm",)  # of `LAYERS`; the small models hold the others
+# Later frame batches of a small model, so large that sums of a norm's parts are smaller than every activation.
+CARD_STEPS = {"decode": (1, 2, 24, 40), "encode": (1, 8, 192, 320)}
 
 
 class LayerCase(NamedTuple):
@@ -107,10 +122,19 @@ STEP_SLAB = 2**17
 
 def asked(options: Options) -> list[dict[str, Any]]:
     """Cases of the TPU compiler whose platform was chosen, for every model of the full architecture."""
+    return _asked(CASES, options, "tpu")
+
+
+def asked_of_cards(options: Options) -> list[dict[str, Any]]:
+    """Those of a card's compiler."""
+    return _asked(CARD_CASES, options, "gpu")
+
+
+def _asked(found: Sequence[Case], options: Options, kind: str) -> list[dict[str, Any]]:
     return [
         {"case": case, "model": model, "backend": backend, "dtype": DTYPE}
-        for case in CASES
-        for model, backend in _large(options)
+        for case in found
+        for model, backend in _large(options, kind)
         if not case.backends or backend in case.backends
     ]
 
@@ -118,17 +142,24 @@ def asked(options: Options) -> list[dict[str, Any]]:
 def sharded(options: Options) -> list[dict[str, Any]]:
     return [
         {"case": SHARDED, "model": model, "backend": backend, "dtype": DTYPE}
-        for model, backend in _large(options)
+        for model, backend in _large(options, "tpu")
         if backend in SHARDED.backends
     ]
 
 
 def layers(options: Options) -> list[dict[str, Any]]:
-    """Small programs for the TPU compiler."""
-    backends = [name for name in options.backends if name != REFERENCE]
-    if chip_of(options.platform) is None or DTYPE not in options.dtypes:
+    """Small programs for the compiler of a chip."""
+    chip, backends = chip_of(options.platform), [name for name in options.backends if name != REFERENCE]
+    if chip is None or DTYPE not in options.dtypes:
         return []
-    return [{"layer": layer, "backend": backend, "dtype": DTYPE} for layer in LAYERS for backend in backends]
+    names = LAYERS if CHIPS[chip].kind == "tpu" else CARD_LAYERS
+    return [{"layer": layer, "backend": backend, "dtype": DTYPE} for layer in names for backend in backends]
+
+
+def small_steps(options: Options) -> list[dict[str, Any]]:
+    """Frame batches of small models for a card's compiler, in the fastest form."""
+    chip = chip_of(options.platform)
+    return _small_steps(options) if chip and CHIPS[chip].kind == "gpu" and DTYPE in options.dtypes else []
 
 
 def measured(options: Options) -> list[dict[str, Any]]:
@@ -146,8 +177,10 @@ def measured(options: Options) -> list[dict[str, Any]]:
 
 def steps(options: Options) -> list[dict[str, Any]]:
     """Small frame batches in the leaner forms of the backends that have them, for this machine's own compiler."""
-    if chip_of(options.platform) is not None or DTYPE not in options.dtypes:
-        return []
+    return _small_steps(options) if chip_of(options.platform) is None and DTYPE in options.dtypes else []
+
+
+def _small_steps(options: Options) -> list[dict[str, Any]]:
     return [
         {"operation": operation, "model": model, "backend": backend, "dtype": DTYPE}
         for model in options.models
@@ -158,8 +191,9 @@ def steps(options: Options) -> list[dict[str, Any]]:
     ]
 
 
-def _large(options: Options) -> list[tuple[Model, str]]:
-    if chip_of(options.platform) is None or DTYPE not in options.dtypes:
+def _large(options: Options, kind: str) -> list[tuple[Model, str]]:
+    chip = chip_of(options.platform)
+    if chip is None or CHIPS[chip].kind != kind or DTYPE not in options.dtypes:
         return []
     return [
         (model, backend)

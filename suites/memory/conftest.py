@@ -1,4 +1,4 @@
-"""What the memory tests share: the TPU compiler of the chosen platform, and the programs put to it."""
+"""What the memory tests share: the compiler of the chosen platform, and the programs put to it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from suites.memory.cases import LEANEST, SHARED_BY, Case
 from suites.memory.lowered import Programs, Progress
 from suites.memory.pieces import Piece, pieces
 from suites.memory.stores import compiler_for, sizer_for
-from twinvae.bench.aot.libtpu import INSTALL, chip_of, installed
+from twinvae.bench.aot.compilers import chip_of, missing
 from twinvae.bench.aot.programs import Compiler
 from twinvae.bench.compile_cache import keeping
 from twinvae.bench.options import OPTIONS, Model, Options
-from twinvae.jax.chips import TPUS
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without libtpu there is no such platform: its tests are skipped, and what was measured of it stays."""
+    """Without its compiler there is no such platform: its tests are skipped, and what was measured of it stays."""
     chip = chip_of(config.stash[OPTIONS].platform)
-    if chip and not installed():
+    if chip and (reason := missing(chip)):
         for item in items:
             if Path(__file__).parent in item.path.parents:
-                item.add_marker(pytest.mark.skip(reason=INSTALL))
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)
@@ -65,11 +64,11 @@ def programs_of(request: pytest.FixtureRequest, chip: str, compiler: Compiler) -
         return shelf[key]
 
     if compiler.large:
-        say(f"\nlowering what is asked of {TPUS[chip].topology}, to see what has changed")
+        say(f"\nlowering what is asked of the compiler for {chip}, to see what has changed")
         names = []
         for item in request.session.items:
             row = item.callspec.params if hasattr(item, "callspec") else {}
-            if "case" in row and "model" in row:
+            if isinstance(row.get("case"), Case):  # pytest has a mark of its own where there is no row
                 programs = programs_of(row["model"], row["backend"], row["dtype"])
                 names += [
                     programs.name(row["case"].operation, piece, devices)

@@ -12,16 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from suites.memory.bars import MEASURED, PEAK, PREDICTED
-from suites.memory.page import PUBLISHED
+from suites.memory.bars import ARITHMETIC, MEASURED, PEAK, PREDICTED, TRAFFIC
+from suites.memory.page import PUBLISHED, roofline_table
 from twinvae.bench.drawing import ALARM, COLOURS, INK, Picture, load_arrays, svg
 from twinvae.bench.records import RunData
 from twinvae.bench.verdicts import Verdict
-from twinvae.jax.chips import TPUS
+from twinvae.jax.chips import GPUS, TPUS
 
 GREY = "#a9a9a9"
 FORM_COLOURS = {"one program": COLOURS[0], "streamed": COLOURS[1], "tiled": COLOURS[2]}
-MARKERS = {chip.memory: marker for chip, marker in zip(TPUS.values(), "vos^", strict=True)}
+MARKERS = {chip.memory: marker for kind in (TPUS, GPUS) for chip, marker in zip(kind.values(), "vos^D", strict=False)}
 GROUPED = StrMethodFormatter("{x:,.0f}")
 
 
@@ -35,7 +35,7 @@ class Curve(NamedTuple):
 
 
 def ceilings(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
-    """Peaks by the TPU compiler's word, each with its ceiling."""
+    """Peaks by the compiler's word, each with its ceiling."""
     shown = [v for v in verdicts if v.key.metric == PEAK and v.value is not None]
     if not shown:
         return
@@ -52,7 +52,7 @@ def ceilings(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
     ax.set_xlabel("peak [GB]")
     ax.margins(x=0.12)
     ax.grid(True, axis="x", linewidth=0.6)
-    yield Picture("memory-ceilings.svg", svg(figure), "Peak memory by the TPU compiler's word; the lines are ceilings.")
+    yield Picture("memory-ceilings.svg", svg(figure), "Peak memory by the compiler's word; the lines are ceilings.")
 
 
 def prediction(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
@@ -83,6 +83,30 @@ def prediction(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
     yield Picture("memory-prediction.svg", svg(figure), caption)
 
 
+def rooflines(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
+    """The least time that a card's programs can take, by their flops and by their bytes."""
+    headings, rows = roofline_table(verdicts)
+    columns = {metric: headings.index(f"{metric} [ms]") for metric in (ARITHMETIC, TRAFFIC)}
+    rows = [row for row in rows if row[headings.index("bound by")]]  # of the others nothing is known
+    if not rows:
+        return
+    figure = Figure(figsize=(10, 0.9 + 0.5 * len(rows)), layout="constrained")
+    ax = figure.subplots()
+    places = np.arange(len(rows))[::-1]
+    for (metric, column), offset, colour in zip(columns.items(), (0.2, -0.2), COLOURS, strict=False):
+        values = [float(row[column].split()[0]) for row in rows]
+        ax.barh(places + offset, values, height=0.38, color=colour, alpha=0.85, label=metric)
+        for place, value in zip(places, values, strict=True):
+            ax.annotate(f" {value:.3g} ms", (value, place + offset), va="center", fontsize=7.5)
+    ax.set_yticks(places, [f"{row[3]} {row[1]} {row[2]}, {row[0]}, {row[4]}" for row in rows], fontsize=7.5)
+    ax.set_xscale("log")
+    ax.set_xlabel("least time [ms]")
+    ax.margins(x=0.12)
+    ax.grid(True, axis="x", linewidth=0.6)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    yield Picture("memory-rooflines.svg", svg(figure), "The least time of a card's programs; the longer counts.")
+
+
 def frontier(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
     """Peak over frames or over rows of a frame, a panel per goal, every chip's memory and the published peaks drawn in.
 
@@ -95,13 +119,14 @@ def frontier(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
             panels.setdefault(goal, []).append(Curve(form, int(budget), chip, arrays))
     if not panels:
         return
+    of_tpus = any(curve.chip in TPUS for panel in panels.values() for curve in panel)
     figure = Figure(figsize=(10, 0.7 + 3.4 * len(panels)), layout="constrained")
     for ax, (goal, curves) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
         for form, budget, _, arrays in curves:
             order = np.argsort(arrays["x"])
             ax.plot(arrays["x"][order], arrays["peak"][order] / 1e9, color=FORM_COLOURS[form], linewidth=1.3,
                     marker=MARKERS.get(budget, "."), markersize=4.5, alpha=0.85)  # fmt: skip
-        for one in PUBLISHED:
+        for one in PUBLISHED if of_tpus else ():
             if one.goal == goal and one.peak:
                 ax.plot(one.frames, one.peak, "x", color=FORM_COLOURS[one.form], markersize=7, markeredgewidth=2)
         _draw_memories(ax, curves)
@@ -119,11 +144,13 @@ def frontier(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
     keys = [Line2D([], [], color=FORM_COLOURS[form], label=form) for form in FORM_COLOURS]
     keys += [Line2D([], [], color=INK, linestyle="", marker=MARKERS.get(budget, "."), markersize=4.5, label=chip)
              for budget, chip in chips]  # fmt: skip
-    keys.append(Line2D([], [], color=INK, linestyle="", marker="x", markeredgewidth=2, label="published, v6e"))
+    if of_tpus:
+        keys.append(Line2D([], [], color=INK, linestyle="", marker="x", markeredgewidth=2, label="published, v6e"))
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False, fontsize=8)
     caption = (
         "How far memory reaches: peak of a device over the size of the clip, where the compiler was asked; the lines "
-        "are what a program may use on a device of each chip, the crosses what was published."
+        "are what a program may use on a device of each chip"
+        + (", the crosses what was published." if of_tpus else ".")
     )
     yield Picture("memory-frontier.svg", svg(figure), caption)
 
@@ -139,4 +166,4 @@ def _draw_memories(ax: Axes, curves: Sequence[Curve]) -> None:
         ax.annotate(", ".join(chips), (0, usable), xycoords=("axes fraction", "data"), fontsize=7.5, va="bottom")
 
 
-PICTURES = (ceilings, prediction, frontier)
+PICTURES = (ceilings, rooflines, prediction, frontier)

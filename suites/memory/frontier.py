@@ -1,6 +1,6 @@
 """How far a chip's memory reaches: most frames, and the largest frames, untiled, streamed and tiled.
 
-`python -m suites.memory.frontier v6e` asks the TPU compiler what programs need, which takes it seconds; with
+`python -m suites.memory.frontier v6e` asks the compiler what programs need, which takes it seconds; with
 `--confirm`, the largest that fits is compiled in full as well, which takes minutes, and where it is refused the search
 goes on below it. With `--curve`, smaller clips are asked for, too, for the picture. Every program is asked for once:
 what is known already is recalled, what was compiled before what was only asked for, so an interrupted frontier goes on
@@ -29,12 +29,13 @@ from suites.memory.lowered import Programs, lowered_for
 from suites.memory.pieces import Piece, pieces
 from suites.memory.search import Found, largest
 from suites.memory.stores import compiler_for, sizer_for
-from twinvae.bench.aot.libtpu import INSTALL, expect_no_tpu, installed
+from twinvae.bench.aot.compilers import missing
 from twinvae.bench.aot.programs import Answer
+from twinvae.bench.environment import prepare_jax
 from twinvae.bench.jsonl import JsonLines
 from twinvae.bench.places import BASELINES
 from twinvae.bench.provenance import commit
-from twinvae.jax.chips import TPUS
+from twinvae.jax.chips import CHIPS
 
 BACKEND, PRESET = "flax", "cogvideox-2b"
 WAYS: tuple[Way, ...] = ("one program", "streamed", "tiled")
@@ -214,7 +215,7 @@ def explore(
         confirm: compile the largest of each in full.
         curve: ask for smaller clips, too; else their peaks are kept only where they are known.
     """
-    spec = TPUS[chip]
+    spec = CHIPS[chip]
     budget = spec.usable_bytes
     console.print(
         f"{chip}: {spec.usable_gib} GiB" + (f" on each of {spec.devices} devices" if spec.devices > 1 else "")
@@ -226,8 +227,9 @@ def explore(
         task = progress.add_task(chip, total=len(goals) * len(forms))
 
         sizer = sizer_for(chip, baseline_dir, compiler_for(chip, baseline_dir, large=True))
+        again = partial(lowered_again, chip) if spec.kind == "tpu" else None
         programs = Programs(vae, PRESET, chip, sizer, lambda name: progress.console.print(f"  asking for {name}"),
-                            partial(lowered_again, chip))  # fmt: skip
+                            again)  # fmt: skip
         for goal in goals:
             for form in forms:
                 progress.update(task, description=f"{chip}, {goal.name}, {form}")
@@ -268,7 +270,7 @@ def row_of(
     cases = [goal.case(n, form) for n, _ in known]
     value = goal.words(found.value) if found.value else "none"
     return Row(
-        chip=chip, budget=TPUS[chip].memory, devices=devices, form=form, goal=goal.name, n=found.value,
+        chip=chip, budget=CHIPS[chip].memory, devices=devices, form=form, goal=goal.name, n=found.value,
         most=goal.most, value=f"{value} or more" if found.value == goal.most else value,
         at=found.peaks.get(found.value), next=found.next_peak, points=tuple(known),
         x=tuple(case.frames if goal.of_frames else case.height for case in cases), compiled=compiled,
@@ -284,7 +286,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    chips: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(TPUS)} (default: all)")] = None,
+    chips: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(CHIPS)} (default: all)")] = None,
     baseline_dir: Annotated[Path, typer.Option(metavar="DIR", help="where answers are kept")] = BASELINES,
     form: Annotated[list[NamedWay] | None, typer.Option(help="this way alone; may be repeated (default: all)")] = None,
     goal: Annotated[list[Named] | None, typer.Option(help="this alone; may be repeated (default: all)")] = None,
@@ -295,20 +297,20 @@ def main(
         bool, typer.Option("--curve", help="ask for smaller clips as well, for the picture, minutes each")
     ] = False,
 ) -> None:
-    """How far a chip's memory reaches, by the TPU compiler.
+    """How far a chip's memory reaches, by its compiler.
 
     Exit status: 0 well, 2 nothing could be done, 130 interrupted.
     """
     goals = [one for one in GOALS if not goal or one.name in goal]
     forms = [one for one in WAYS if not form or one in form]
-    unknown = sorted(set(chips or ()) - TPUS.keys())
-    if unknown or not installed():
-        words = f"unknown chip {', '.join(unknown)}: choose from {', '.join(TPUS)}" if unknown else INSTALL
+    unknown = sorted(set(chips or ()) - CHIPS.keys())
+    words = f"unknown chip {', '.join(unknown)}: choose from {', '.join(CHIPS)}" if unknown else ""
+    if words := words or next(filter(None, map(missing, chips or CHIPS)), ""):
         print(words, file=sys.stderr)
         raise typer.Exit(2)
-    expect_no_tpu()
+    prepare_jax()
     try:
-        for chip in chips or TPUS:
+        for chip in chips or CHIPS:
             explore(chip, baseline_dir, Console(), goals, forms, confirm, curve)
     except KeyboardInterrupt:
         print("interrupted: what was compiled is kept, and the same command goes on from there", file=sys.stderr)

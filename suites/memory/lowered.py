@@ -1,19 +1,23 @@
-"""Programs of a backend, lowered for a chip and put to the TPU compiler, each once per run."""
+"""Programs of a backend, lowered for a chip and put to its compiler, each once per run."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import jax
 
 import twinvae
+from suites.memory.cases import GB
 from suites.memory.pieces import Piece
+from twinvae.bench.aot.compilers import sharding_on
 from twinvae.bench.aot.programs import Answer, Compiler, Store, expected_seconds
 from twinvae.bench.aot.refusal import refusal
-from twinvae.bench.aot.tpu_compiler import sharding_on
+from twinvae.jax.chips import CHIPS
 
+HOW = "nox -s memory -- --aot {chip}"
 Say = Callable[[str], None]
 
 
@@ -39,7 +43,7 @@ class Programs:
 
     def name(self, operation: str, piece: Piece, devices: int = 1) -> str:
         """What a program is called in the store."""
-        size = "x".join(map(str, piece.shape))
+        size = "x".join(map(str, piece.shape)) + (f" {piece.form}" if piece.form else "")
         over = f", rows on {devices} devices" if devices > 1 else ""
         return f"{self.vae.backend} {operation} {piece.kind} {size}, {self.label} {self.vae.dtype}{over}"
 
@@ -83,8 +87,24 @@ def lowered_for(chip: str, vae: twinvae.VideoVAE, operation: str, piece: Piece, 
     """A program for devices of a chip."""
     sharding = sharding_on(chip, devices)
     if piece.kind != "whole":
-        return vae.lower_step(operation, piece.shape, sharding, first=piece.kind == "first")
+        return vae.lower_step(operation, piece.shape, sharding, first=piece.kind == "first", form=piece.form)
     return (vae.lower_encode if operation == "encode" else vae.lower_decode)(piece.shape, sharding)
+
+
+def told(answers: Iterable[Answer], chip: str, value: Callable[[], float]) -> dict[str, Any]:
+    """The value, note and `pending` of a record that programs were asked for."""
+    answers = list(answers)
+    if not all(answer.known for answer in answers):
+        before = [answer.program.peak_bytes for answer in answers if answer.program and answer.program.peak_bytes]
+        note = f"was {max(before) / GB:.3g} GB before it changed" if before else "never compiled"
+        return {"value": None, "pending": HOW.format(chip=chip), "note": note}
+    refused = [answer for answer in answers if not answer.program.fits]
+    note = "; ".join(dict.fromkeys(str(answer) for answer in answers))
+    if refused:
+        note = f"does not fit the {CHIPS[chip].usable_gib} GiB of a {chip}; {note}"
+    if any(answer.program.peak_bytes is None for answer in answers):
+        return {"value": None, "note": note}
+    return {"value": value(), "note": note}
 
 
 class Progress:

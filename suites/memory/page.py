@@ -1,15 +1,31 @@
-"""Tables of the memory page: peaks beside their ceilings, prediction beside measurement, and how far memory reaches."""
+"""Tables of the memory page: ceilings, a card's programs, prediction beside measurement, and how far memory reaches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from suites.memory.bars import MEASURED, OFF, PEAK, PREDICTED
+from suites.memory.bars import (
+    ARITHMETIC,
+    BYTES,
+    FLOPS,
+    MEASURED,
+    MEMORY_SHARE,
+    OFF,
+    PEAK,
+    PREDICTED,
+    TEMPORARIES,
+    TIME_SHARE,
+    TRAFFIC,
+)
+from twinvae.bench.aot import cuda, hlo
+from twinvae.bench.aot.compilers import chip_of
 from twinvae.bench.records import Key
 from twinvae.bench.verdicts import Verdict, number
+from twinvae.jax.chips import GPUS
 
 Rows = tuple[list[str], list[list[str]]]  # headings, and cells
+PROGRAM = ("", "operation", "shape", "backend", "model")
 
 
 class Published(NamedTuple):
@@ -64,6 +80,51 @@ def ceiling_table(verdicts: Sequence[Verdict]) -> Rows:
     return headings, rows
 
 
+def about_card(platform: str) -> str:
+    """Of the platform of a card's compiler: where the card's description comes from; empty of any other platform."""
+    chip = chip_of(platform)
+    return cuda.origin(chip) if chip in GPUS else ""
+
+
+def card_table(verdicts: Sequence[Verdict]) -> Rows:
+    """A row per program of a card: what it needs, and what it consists of."""
+    rows = [
+        [*key, *(_cell(found, metric, ".3g") for metric in (PEAK, TEMPORARIES)),
+         _cell(found, MEMORY_SHARE, ".2f"), *(_cell(found, metric, "g") for metric in hlo.COUNTS)]
+        for key, found in _of_programs(verdicts).items()
+    ]  # fmt: skip
+    return [*PROGRAM, "peak [GB]", "temporaries [GB]", MEMORY_SHARE, *hlo.COUNTS], rows
+
+
+def roofline_table(verdicts: Sequence[Verdict]) -> Rows:
+    """A row per program of a card: the least time that its flops and its bytes take, and which of them is more."""
+    units = {FLOPS: "TFLOP", BYTES: "GB", ARITHMETIC: "ms", TRAFFIC: "ms"}
+    rows = [
+        [*key, *(_cell(found, metric, ".3g") for metric in units), _bound(found), _cell(found, TIME_SHARE, ".2f")]
+        for key, found in _of_programs(verdicts).items()
+    ]
+    return [*PROGRAM, *(f"{metric} [{unit}]" for metric, unit in units.items()), "bound by", TIME_SHARE], rows
+
+
+def _of_programs(verdicts: Sequence[Verdict]) -> dict[tuple[str, ...], dict[str, Verdict]]:
+    """What is said of each program of a card, by metric."""
+    found: dict[tuple[str, ...], dict[str, Verdict]] = {}
+    for v in verdicts:
+        key = v.key.case, v.key.operation, v.key.shape, v.key.backend, v.key.preset
+        found.setdefault(key, {})[v.key.metric] = v
+    return {key: values for key, values in found.items() if FLOPS in values}
+
+
+def _cell(found: Mapping[str, Verdict], metric: str, form: str) -> str:
+    v = found.get(metric)
+    return "" if v is None else ("" if v.value is None else format(v.value, form)) + v.mark
+
+
+def _bound(found: Mapping[str, Verdict]) -> str:
+    flops, moved = (found[metric].value if metric in found else None for metric in (ARITHMETIC, TRAFFIC))
+    return "" if flops is None or moved is None else "flops" if flops >= moved else "bytes"
+
+
 def prediction_table(verdicts: Sequence[Verdict]) -> Rows:
     """A row per clip and backend: what its compiler says, what was measured, one over the other, and over PyTorch's."""
     found: dict[tuple[str, ...], dict[str, Verdict]] = {}
@@ -105,4 +166,4 @@ def _mega(verdict: Verdict | None) -> str:
     return "" if verdict is None else f"{1000 * verdict.value:.0f}{verdict.mark}"
 
 
-TABLES = (ceiling_table, frontier_table, prediction_table, published_table)
+TABLES = (about_card, card_table, ceiling_table, frontier_table, prediction_table, published_table, roofline_table)

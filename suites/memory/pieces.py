@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from suites.memory.cases import Case
 from twinvae.arrays import DTYPES
 from twinvae.config import VAEConfig
+from twinvae.forms import Form
 from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER, latent_count
 from twinvae.jax.planner import Call, steps
 from twinvae.tensors import tensor_shapes
@@ -23,11 +24,13 @@ class Piece(NamedTuple):
     Args:
         shape: of its input, [b, t, h, w, c].
         beside: bytes that live while it runs, and are none of its arguments, results or temporaries.
+        form: of a frame batch; None: the leanest.
     """
 
     kind: Literal["whole", "first", "later"]
     shape: tuple[int, ...]
     beside: int = 0
+    form: Form | None = None
 
 
 def pieces(case: Case, config: VAEConfig, dtype: str) -> tuple[Piece, ...]:
@@ -36,7 +39,7 @@ def pieces(case: Case, config: VAEConfig, dtype: str) -> tuple[Piece, ...]:
     if case.way == "one program":
         return (Piece("whole", call.shape),)
     found = steps(config, call, DTYPES[dtype].itemsize)
-    return tuple(Piece("first" if step.first else "later", step.shape, step.beside) for step in found)
+    return tuple(Piece("first" if step.first else "later", step.shape, step.beside, case.form) for step in found)
 
 
 def call_of(case: Case, config: VAEConfig) -> Call:

@@ -1,14 +1,14 @@
-"""Where the TPU compiler's answers are kept, and the compilers that keep them there."""
+"""Where the compilers' answers are kept, and the compilers that keep them there."""
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
-from twinvae.bench.aot.libtpu import installed, platform_of
+from twinvae.bench.aot.compilers import compiler_version, platform_of, target
 from twinvae.bench.aot.programs import Compiler, Store
-from twinvae.bench.aot.tpu_compiler import MEMORY, SHORT, sized
-from twinvae.jax.chips import TPUS
+from twinvae.bench.aot.tpu_compiler import MEMORY, SHORT, compiled, compiled_within, sized
+from twinvae.jax.chips import CHIPS
 from twinvae.jax.compiling import compiler_options
 
 
@@ -18,12 +18,13 @@ def compiler_for(chip: str, baseline_dir: Path, large: bool) -> Compiler:
     Raises:
         ValueError: the store is not valid.
     """
-    store = Store(baseline_dir / platform_of(chip) / "programs.jsonl")
-    return Compiler(store, TPUS[chip].topology, _version(), large, options=compiler_options("tpu"))
+    store, spec = Store(baseline_dir / platform_of(chip) / "programs.jsonl"), CHIPS[chip]
+    compile = compiled if spec.kind == "tpu" else partial(compiled_within, spec.usable_bytes)
+    return Compiler(store, target(chip), compiler_version(chip), large, compile, compiler_options(spec.kind))
 
 
 def sizer_for(chip: str, baseline_dir: Path, better: Compiler | None = None) -> Compiler:
-    """The compiler for a chip that only says what programs need, with a store of its own.
+    """The compiler for a chip that only says what programs need, with a store of its own; a GPU's compiles at once.
 
     Args:
         better: compiles in full; what it knows of a program goes first.
@@ -31,10 +32,8 @@ def sizer_for(chip: str, baseline_dir: Path, better: Compiler | None = None) -> 
     Raises:
         ValueError: the store is not valid.
     """
+    if CHIPS[chip].kind == "gpu":
+        return compiler_for(chip, baseline_dir, large=True)
     store = Store(baseline_dir / platform_of(chip) / "sizes.jsonl")
     options = compiler_options("tpu") | {MEMORY: f"{SHORT} of what it needs"}
-    return Compiler(store, TPUS[chip].topology, _version(), True, sized, options, better)
-
-
-def _version() -> str:
-    return f"libtpu {installed()}, jaxlib {version('jaxlib')}"
+    return Compiler(store, target(chip), compiler_version(chip), True, sized, options, better)

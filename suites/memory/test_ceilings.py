@@ -1,4 +1,4 @@
-"""Peaks by the TPU compiler's word, each under its ceiling, on a machine that has no TPU."""
+"""Peaks by a compiler's word, each under its ceiling, on a machine that has not its device."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import twinvae
 from suites.memory import cases
 from suites.memory.bars import CEILINGS, CEILINGS_OF, LAYER_PEAK, PEAK, PEAKS, SHARE, SHARED_ROWS
 from suites.memory.cases import GB, LAYERS
+from suites.memory.lowered import told
 from suites.memory.pieces import peak, pieces, weight_bytes
-from twinvae.bench.aot.tpu_compiler import sharding_on
+from twinvae.bench.aot.compilers import sharding_on
 from twinvae.bench.bars import hold
-from twinvae.jax.chips import TPUS
-from twinvae.jax.compiling import compiler_options
+from twinvae.jax.chips import CHIPS
+from twinvae.jax.compiling import compiler_options, tracing_for
 
 pytestmark = pytest.mark.needs("step")
-
-HOW = "nox -s memory -- --aot {chip}"
 
 
 @pytest.mark.cases("case, model, backend, dtype", cases.asked)
@@ -30,8 +29,8 @@ def test_a_clip_stays_under_its_ceiling(case, model, backend, dtype, programs, c
     asked = f"{case.name}, {case.way}", case.operation, case.size, backend
     bar = CEILINGS.get(asked, PEAKS[PEAK]) if options.platform == CEILINGS_OF else PEAKS[PEAK]
     fields = {"case": asked[0], "operation": case.operation, "mode": "jit", "shape": case.size, "metric": PEAK}
-    told = value_of(answers.values(), chip, lambda: peak(found, lambda p: answers[p].program.peak_bytes) / GB)
-    record(**fields, **bar.fields, **told)
+    largest = told(answers.values(), chip, lambda: peak(found, lambda p: answers[p].program.peak_bytes) / GB)
+    record(**fields, **bar.fields, **largest)
 
 
 @pytest.mark.cases("case, model, backend, dtype", cases.sharded)
@@ -46,25 +45,9 @@ def test_chips_that_share_the_rows_share_the_activations(case, model, backend, d
 
     fields = {"case": f"{case.name}, rows on {cases.SHARED_BY} chips", "operation": case.operation, "mode": "jit",
               "shape": case.size}  # fmt: skip
-    told = value_of(answers[1:], chip, lambda: answers[1].program.peak_bytes / GB)
-    record(**fields, metric=PEAK, **SHARED_ROWS[PEAK].fields, **told)
-    record(**fields, metric=SHARE, **SHARED_ROWS[SHARE].fields, **value_of(answers, chip, share))
-
-
-def value_of(answers, chip, value):
-    """The value, note and `pending` of a record that programs were asked for."""
-    answers = list(answers)
-    if not all(answer.known for answer in answers):
-        before = [answer.program.peak_bytes for answer in answers if answer.program and answer.program.peak_bytes]
-        note = f"was {max(before) / GB:.3g} GB before it changed" if before else "never compiled"
-        return {"value": None, "pending": HOW.format(chip=chip), "note": note}
-    refused = [answer for answer in answers if not answer.program.fits]
-    note = "; ".join(dict.fromkeys(str(answer) for answer in answers))
-    if refused:
-        note = f"does not fit the {TPUS[chip].usable_gib} GiB of a {chip}; {note}"
-    if any(answer.program.peak_bytes is None for answer in answers):
-        return {"value": None, "note": note}
-    return {"value": value(), "note": note}
+    one = told(answers[1:], chip, lambda: answers[1].program.peak_bytes / GB)
+    record(**fields, metric=PEAK, **SHARED_ROWS[PEAK].fields, **one)
+    record(**fields, metric=SHARE, **SHARED_ROWS[SHARE].fields, **told(answers, chip, share))
 
 
 @pytest.mark.cases("layer, backend, dtype", cases.layers)
@@ -79,7 +62,9 @@ def test_a_layer_takes_no_more_memory_than_it_did(layer, backend, dtype, compile
         for name, shape in (("x", spec.x), ("zq", spec.zq))
         if shape
     }
-    lowered = jax.jit(lambda given: built(**given)[0], compiler_options=compiler_options("tpu")).lower(given)
+    kind = CHIPS[chip].kind
+    with tracing_for(kind):
+        lowered = jax.jit(lambda given: built(**given)[0], compiler_options=compiler_options(kind)).lower(given)
     answer = compiler.ask(f"{backend} {layer}", lowered, small=True)
     peaks = {LAYER_PEAK: answer.program.peak_bytes / 1e6}
     hold(record, PEAKS, peaks, f"{layer} alone", mode="jit", shape="x".join(map(str, spec.x)), note=str(answer))

@@ -10,14 +10,15 @@ import pytest
 from suites.memory.bars import REACH
 from suites.memory.frontier import FILE, GOALS, in_order, read_rows
 from suites.memory.pieces import pieces
-from twinvae.bench.aot.libtpu import chip_of
+from twinvae.bench.aot.compilers import chip_of
 from twinvae.bench.options import Options
-from twinvae.jax.chips import TPUS
+from twinvae.jax.chips import CHIPS
 
 
 def reached(options: Options) -> list[dict[str, Any]]:
-    """Rows of all chips: each one's page shows the others beside it."""
-    if chip_of(options.platform) is None:
+    """Rows of all chips of a kind: each one's page shows the others beside it."""
+    chip = chip_of(options.platform)
+    if chip is None:
         return []
     try:
         rows = in_order(read_rows(options.baseline_dir / FILE))
@@ -26,6 +27,7 @@ def reached(options: Options) -> list[dict[str, Any]]:
     return [
         {"row": row, "model": model, "backend": row.backend, "dtype": row.dtype}
         for row in rows
+        if CHIPS[row.chip].kind == CHIPS[chip].kind
         for model in options.models
         if model.label == row.preset and row.backend in options.backends and row.dtype in options.dtypes
     ]
@@ -55,7 +57,7 @@ def test_a_chip_reaches_as_far_as_it_did(row, model, backend, dtype, sizes, chip
         {
             "x": np.array(row.x),
             "peak": np.array([peak for _, peak in row.points], np.float64),
-            "budget": np.array(TPUS[row.chip].usable_bytes),
+            "budget": np.array(CHIPS[row.chip].usable_bytes),
         },
         caption=f"{row.goal}|{row.form}|{row.budget}|{row.chip}",
     )

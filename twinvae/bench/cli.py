@@ -33,7 +33,7 @@ from twinvae.bench.places import BASELINES, CHECKOUT, LOCAL_REPORTS, suite_names
 from twinvae.bench.publishing import publish as publish_pages
 from twinvae.bench.report import judge_suites, write_report
 from twinvae.frames import latent_count
-from twinvae.jax.chips import TPUS
+from twinvae.jax.chips import CHIPS
 from twinvae.port import is_port
 from twinvae.registry import installed
 
@@ -241,9 +241,7 @@ def plan(
     dtype: Annotated[str, typer.Option(metavar="NAME", help="of weights and activations")] = "bfloat16",
     chip: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help=f"of {', '.join(TPUS)}, by the TPU compiler (default: this machine's device)"
-        ),
+        typer.Option(metavar="NAME", help=f"of {', '.join(CHIPS)}, by its compiler (default: this machine's device)"),
     ] = None,
     devices: Annotated[int, typer.Option(metavar="N", min=1, help="of the chip's host that share a frame's rows")] = 1,
     memory_budget: Annotated[
@@ -256,8 +254,8 @@ def plan(
     frames, height, width = _clip(clip)
     if operation not in ("decode", "encode"):
         raise ValueError(f"--operation {operation}: expected decode or encode")
-    if chip is not None and chip not in TPUS:
-        raise ValueError(f"--chip {chip}: unknown chip; choose one of {', '.join(TPUS)}")
+    if chip is not None and chip not in CHIPS:
+        raise ValueError(f"--chip {chip}: unknown chip; choose one of {', '.join(CHIPS)}")
     if chip is None and devices > 1:
         raise ValueError(f"--devices {devices}: they are devices of a chip; name it, as in --chip v6e")
     vae = twinvae.load(backend, weights=weights, subfolder=subfolder, preset=preset, dtype=dtype,
@@ -291,11 +289,11 @@ def _sharding(chip: str | None, devices: int) -> Any:
     """Where a program is to run; None for this machine's own device."""
     if chip is None:
         return None
-    from twinvae.bench.aot.tpu_compiler import sharding_on
+    from twinvae.bench.aot.compilers import sharding_on
 
     try:
         return sharding_on(chip, devices)
-    except RuntimeError as error:  # libtpu is missing, or another process holds it
+    except RuntimeError as error:  # its compiler is missing, or another process holds it
         raise ValueError(str(error)) from None
 
 

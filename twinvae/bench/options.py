@@ -14,7 +14,7 @@ import pytest
 
 import twinvae
 from twinvae.arrays import DTYPES
-from twinvae.bench.aot.libtpu import platform_of
+from twinvae.bench.aot.compilers import platform_of
 from twinvae.bench.baselines import read_baseline
 from twinvae.bench.cases import Outputs, read_outputs
 from twinvae.bench.clips import read_clip
@@ -22,7 +22,7 @@ from twinvae.bench.models import Model
 from twinvae.bench.places import BASELINES, LOCAL_REPORTS, SUITES
 from twinvae.bench.ports import Taken, taken_by
 from twinvae.bench.provenance import COMMIT, detect_platform, git_commit
-from twinvae.jax.chips import TPUS
+from twinvae.jax.chips import CHIPS
 from twinvae.port import is_port, label_of
 from twinvae.registry import REFERENCE
 
@@ -43,7 +43,7 @@ class Options:
     """The suites' options, checked.
 
     Args:
-        compiles_all: whether the TPU compiler is given large programs, too, where they have changed.
+        compiles_all: whether a compiler without its device is given large programs, too, where they have changed.
         weights, clip_label: what a run's numbers belong to; values are compared between equal labels only.
         commit: of TwinVAE, where git does not know it.
         given: the suite options that stood on the command line, to run a case again with.
@@ -130,7 +130,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--aot",
         metavar="CHIP",
-        help=f"take the TPU compiler's platform for {', '.join(TPUS)}, and compile all that has changed",
+        help=f"take the platform of the compiler for {', '.join(CHIPS)}, and compile all that has changed",
     )
     group.addoption("--one-round", action="store_true", help="time everything once: nothing is then judged by its time")
     group.addoption(
@@ -221,12 +221,12 @@ def _platform(given: Any) -> str:
         ) from None
     if given.aot is None:
         return given.platform or detected
-    if given.aot not in TPUS:
+    if given.aot not in CHIPS:
         several = "; several: `nox -s memory -- --aot v6e,v5e`" if "," in given.aot else ""
-        raise pytest.UsageError(f"--aot {given.aot}: unknown chip; choose one of {', '.join(TPUS)}{several}")
+        raise pytest.UsageError(f"--aot {given.aot}: unknown chip; choose one of {', '.join(CHIPS)}{several}")
     if given.platform not in (None, platform_of(given.aot)):
         raise pytest.UsageError(
-            f"--platform {given.platform} with --aot {given.aot}: the TPU compiler's platform is "
+            f"--platform {given.platform} with --aot {given.aot}: its compiler's platform is "
             f"{platform_of(given.aot)}; leave --platform out"
         )
     return platform_of(given.aot)

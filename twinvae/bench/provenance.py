@@ -17,10 +17,11 @@ from pathlib import Path
 import jax
 import psutil
 
-from twinvae.bench.aot.libtpu import chip_of
+from twinvae.bench.aot.compilers import chip_of
+from twinvae.bench.aot.cuda import PLUGIN
 from twinvae.bench.places import CHECKOUT
 from twinvae.bench.records import Run, Selection
-from twinvae.jax.chips import TPUS, platform_name
+from twinvae.jax.chips import CHIPS, platform_name
 from twinvae.port import is_port, label_of, parsed
 from twinvae.registry import installed
 
@@ -29,6 +30,7 @@ COMMIT = "TWINVAE_COMMIT"  # the environment variable that gives it where git do
 # What a run writes, and what is accepted of it, is no source of the next.
 WRITTEN = (":(top,exclude)reports/*/*", ":(top,exclude)baselines")
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "torchax", "diffusers", "numpy")
+COMPILERS = {"tpu": "libtpu", "gpu": PLUGIN}
 
 
 def collect(
@@ -59,7 +61,7 @@ def collect(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     device = processor if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
     if chip:
-        device = f"no TPU: its compiler for {TPUS[chip].topology}"
+        device = f"no {CHIPS[chip].kind.upper()}: its compiler for {CHIPS[chip].topology or CHIPS[chip].device_kind}"
     memory = round(psutil.virtual_memory().total / 2**30)
     ours = commit(given_commit)
     traits = f"{processor}|{_generation()}|{cores}|{memory}|{device}|{jax.device_count()}"
@@ -69,7 +71,7 @@ def collect(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=ours,
         sources={label_of(name): source_of(name, ours) for name in names or selection.backends},
-        versions=_versions((*PACKAGES, "libtpu") if chip else PACKAGES),
+        versions=_versions((*PACKAGES, COMPILERS[CHIPS[chip].kind]) if chip else PACKAGES),
         device=device,
         cores=cores,
         machine=hashlib.sha256(traits.encode()).hexdigest()[:12],

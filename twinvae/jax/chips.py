@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 
@@ -12,33 +13,43 @@ class Chip(NamedTuple):
     Args:
         device_kind: what JAX calls a device of it.
         memory: what people call its memory, in GB.
-        usable_gib: what a program on one device may take: of a TPU, as its compiler says when one does not fit; None
-            where the device itself says.
+        usable_gib: what a program on one device may take: of a TPU, as its compiler says when one does not fit; of a
+            GPU, the three quarters of its memory that JAX takes where nothing else is set.
         topology: of a TPU, the name that libtpu gives a host with four chips.
         devices: on a chip; programs see them apart, each with its own part of the chip's memory.
+        bandwidth: of its memory, in TB/s; rates: of products without sparsity, in TFLOP/s by dtype, of float32 without
+            TF32. As the vendor publishes them, of GPUs alone.
     """
 
     kind: Literal["tpu", "gpu"]
     device_kind: str
     memory: int
-    usable_gib: float | None = None
+    usable_gib: float
     topology: str = ""
     devices: int = 1
+    bandwidth: float = 0.0
+    rates: Mapping[str, float] = {}
 
     @property
-    def usable_bytes(self) -> int | None:
-        return None if self.usable_gib is None else int(self.usable_gib * 2**30)
+    def usable_bytes(self) -> int:
+        return int(self.usable_gib * 2**30)
 
 
+A100 = {"bfloat16": 312, "float32": 19.5}
+HOPPER = {"bfloat16": 989.4, "float32": 66.9}
 CHIPS = {
     "v5e": Chip("tpu", "TPU v5 lite", 16, 15.75, "v5e:2x2"),
     "v6e": Chip("tpu", "TPU v6 lite", 32, 31.25, "v6e:2x2"),
     "v5p": Chip("tpu", "TPU v5", 95, 95.74, "v5p:2x2x1"),
     "tpu7x": Chip("tpu", "TPU7x", 192, 94.75, "tpu7x:2x2x1", devices=2),
-    "h100": Chip("gpu", "NVIDIA H100 80GB HBM3", 80),
-    "h200": Chip("gpu", "NVIDIA H200", 141),
+    "l4": Chip("gpu", "NVIDIA L4", 24, 16.52, bandwidth=0.3, rates={"bfloat16": 121, "float32": 30.3}),
+    "a100-40": Chip("gpu", "NVIDIA A100-SXM4-40GB", 40, 29.54, bandwidth=1.555, rates=A100),
+    "a100": Chip("gpu", "NVIDIA A100-SXM4-80GB", 80, 59.36, bandwidth=2.039, rates=A100),
+    "h100": Chip("gpu", "NVIDIA H100 80GB HBM3", 80, 59.32, bandwidth=3.352, rates=HOPPER),
+    "h200": Chip("gpu", "NVIDIA H200", 141, 104.85, bandwidth=4.8, rates=HOPPER),
 }
 TPUS = {name: chip for name, chip in CHIPS.items() if chip.kind == "tpu"}
+GPUS = {name: chip for name, chip in CHIPS.items() if chip.kind == "gpu"}
 
 
 def platform_name(backend: str, device_kind: str) -> str:

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from suites.memory.stores import compiler_for, sizer_for
-from twinvae.bench.aot.libtpu import INSTALL, chip_of, installed, platform_of
+from twinvae.bench.aot.compilers import chip_of, platform_of, sharding_on
+from twinvae.bench.aot.libtpu import INSTALL, installed
 from twinvae.bench.aot.programs import Answer, Compiler, Program, Store, expected_seconds, fingerprint
 from twinvae.bench.aot.refusal import refusal
 from twinvae.bench.aot.tpu_compiler import (
@@ -26,10 +27,9 @@ from twinvae.bench.aot.tpu_compiler import (
     failed,
     needed_bytes,
     refused_topology,
-    sharding_on,
     sized,
 )
-from twinvae.jax.chips import TPUS
+from twinvae.jax.chips import CHIPS, TPUS
 from twinvae.jax.compiling import TPU, compiler_options
 from twinvae.jax.memory import usable_bytes
 
@@ -181,8 +181,9 @@ def test_the_peak_on_a_cpu_holds_arguments_outputs_and_temporaries():
 
 
 def test_a_platform_names_its_chip_and_no_other_platform_does():
-    assert {name: chip_of(platform_of(name)) for name in TPUS} == {name: name for name in TPUS}
-    assert platform_of("v6e") == "tpu-v6e-aot"
+    assert {name: chip_of(platform_of(name)) for name in CHIPS} == {name: name for name in CHIPS}
+    named = {"v6e": "tpu-v6e-aot", "tpu7x": "tpu-7x-aot", "a100-40": "gpu-a100-40-aot"}
+    assert {chip: platform_of(chip) for chip in named} == named
     assert [chip_of(name) for name in ("cpu", "tpu-v6e", "gpu-h200")] == [None] * 3
 
 

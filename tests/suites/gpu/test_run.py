@@ -159,10 +159,13 @@ def test_a_ratio_is_recorded_once_by_the_step_after_which_both_are_known(contend
 
 def test_a_program_s_convolutions_and_largest_values_are_read_off_its_text():
     text = """
-  %c.1 = (bf16[1,9,480,720,128]{4,3,2,1,0}, u8[0]{0}) custom-call(%a, %b), custom_call_target="__cudnn$convForward"
+ENTRY %main (a: bf16[1,9,480,720,128], b: bf16[128,3,3,3,128]) -> f32[1,9,480,720,256] {
+  %a = bf16[1,9,480,720,128]{4,3,2,1,0} parameter(0)
+  %b = bf16[128,3,3,3,128]{4,3,2,1,0} parameter(1)
+  %c.1 = (bf16[1,9,480,720,128]{4,3,2,1,0}, u8[0]{0}) custom-call(%a, %b), dim_labels=b012f_o012i->b012f, custom_call_target="__cudnn$convForward"
   ROOT %f.2 = f32[1,9,480,720,256]{4,3,2,1,0} fusion(%c.1), kind=kLoop
-"""
+"""  # noqa: E501
     lines = described(text)
-    assert lines[0].split() == ["1", "__cudnn$convForward", "bf16", "{4,3,2,1,0}"]
+    assert lines[0].split() == ["1", "__cudnn$convForward", "bf16", "b012f"]
     assert lines[2].split()[:4] == ["3.185", "GB", "x", "1"]
-    assert "fusion f32" in lines[2]
+    assert lines[2].endswith("fusion f32[1,9,480,720,256]")

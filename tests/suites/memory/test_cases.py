@@ -223,7 +223,7 @@ class Lowering:
         return SimpleNamespace(shape=shape, as_text=lambda: str(shape))
 
     @staticmethod
-    def lower_step(operation, shape, sharding, first):
+    def lower_step(operation, shape, sharding, first, form):
         return SimpleNamespace(shape=shape, as_text=lambda: f"{shape} {first}")
 
 
@@ -350,7 +350,7 @@ def test_progress_tells_what_is_left(tmp_path):
 
 
 def test_one_platform_is_judged_at_a_time():
-    assert runs((), (), []) == [(), ("--platform", "tpu-v6e-aot")]
+    assert runs((), (), []) == [(), ("--platform", "tpu-v6e-aot"), ("--platform", "gpu-h100-aot")]
     assert runs((), (), ["--platform", "cpu"]) == [()]
     assert runs(("v6e", "v5e"), (), []) == [("--aot", "v6e"), ("--aot", "v5e")]
     assert runs(("v6e",), ("v6e", "v5e"), []) == [("--aot", "v6e"), ("--platform", "tpu-v5e-aot")]
@@ -370,7 +370,7 @@ def test_an_option_of_the_frontier_without_one_is_refused_and_not_ignored(option
 
 def test_chips_are_explored_and_compiled_for_and_the_rest_goes_to_pytest(monkeypatch):
     ran = []
-    monkeypatch.setattr("suites.memory.__main__.installed", lambda: "1")
+    monkeypatch.setattr("suites.memory.__main__.missing", lambda chip: "")
     monkeypatch.setattr("suites.memory.__main__.run", lambda *arguments: ran.append(arguments) or 0)
     options = ["--aot", "v6e", "--frontier", "v6e,v5e", "--confirm", "--curve"]
     with pytest.raises(SystemExit, match="0"):
@@ -393,7 +393,7 @@ def test_an_unknown_chip_is_refused_by_name(option, names, capsys):
 
 def test_a_frontier_is_of_the_goals_and_ways_that_are_named(monkeypatch, tmp_path, capsys):
     asked = []
-    monkeypatch.setattr("suites.memory.frontier.installed", lambda: "1")
+    monkeypatch.setattr("suites.memory.frontier.missing", lambda chip: "")
     monkeypatch.setattr("suites.memory.frontier.explore", lambda *given: asked.append(given))
     named = ["--goal", GOALS[1].name, "--form", "tiled", "--form", "one program", "--curve"]
     with pytest.raises(SystemExit, match="0"):

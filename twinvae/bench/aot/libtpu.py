@@ -6,8 +6,6 @@ import glob
 import os
 from importlib.metadata import PackageNotFoundError, version
 
-from twinvae.jax.chips import TPUS
-
 INSTALL = "the TPU compiler is not installed: pip install -c constraints.txt '.[tpu-aot]'"
 # What libtpu asks a TPU's host for, and complains of on stderr where there is none.
 WITHOUT_A_TPU = {
@@ -18,16 +16,6 @@ WITHOUT_A_TPU = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
-
-
-def platform_of(chip: str) -> str:
-    """The platform of numbers that the TPU compiler gives without a TPU: "tpu-v6e-aot" for "v6e"."""
-    return f"tpu-{chip.removeprefix('tpu')}-aot"
-
-
-def chip_of(platform: str) -> str | None:
-    """The chip of such a platform; None of any other."""
-    return next((chip for chip in TPUS if platform_of(chip) == platform), None)
 
 
 def installed() -> str:

@@ -27,6 +27,7 @@ class Program(BaseModel):
         fingerprint: of the program's text, the compiler and what it is compiled for.
         compiler: its version.
         peak_bytes: of a program that does not fit, what it needs by the compiler's word; None where it does not say.
+        counts: of a GPU's program: see `hlo`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +43,7 @@ class Program(BaseModel):
     temp_bytes: int | None = None
     flops: float | None = None
     bytes_accessed: float | None = None
+    counts: dict[str, int] | None = None
     seconds: float = Field(ge=0)
     date: str
 

@@ -1,4 +1,4 @@
-"""The TPU compiler, run where there is no TPU: devices to lower for, and what it says of a program."""
+"""What a compiler says of a program; the TPU compiler, run where there is no TPU, with devices to lower for."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from twinvae.bench.aot.hlo import Compiled
 from twinvae.bench.aot.libtpu import INSTALL, expect_no_tpu, installed
 from twinvae.jax.chips import TPUS
-from twinvae.jax.memory import peak_bytes
+from twinvae.jax.memory import compiled_for, peak_bytes
 
 ROWS = PartitionSpec(None, None, "rows")  # of [b, t, h, w, c]
 MEMORY = "xla_tpu_max_hbm_size_mib"  # libtpu's option for how much memory a chip has
@@ -36,10 +37,11 @@ class Outcome(NamedTuple):
     """What a compiler says of a program.
 
     Attributes:
-        fits: whether there is memory enough; nothing but the peak is known where there is not.
+        fits: whether there is memory enough; a TPU's compiler says nothing but the peak where there is not.
         peak_bytes: arguments and outputs included; of a program that does not fit, what the compiler says it needs,
             or None where it does not say.
         seconds: how long compiling took.
+        counts: of a GPU's program, what it consists of: see `hlo`.
     """
 
     fits: bool
@@ -50,6 +52,7 @@ class Outcome(NamedTuple):
     temp_bytes: int | None = None
     flops: float | None = None
     bytes_accessed: float | None = None
+    counts: dict[str, int] | None = None
 
 
 Refusal = Callable[[Mapping[str, str]], Outcome | None]  # of the compiler's options
@@ -102,6 +105,16 @@ def compiled(lowered: jax.stages.Lowered, options: Mapping[str, str] = {}) -> Ou
         return compiled_program(lowered, options)[1]
     except jax.errors.JaxRuntimeError as error:
         return failed(str(error), time.perf_counter() - start)
+
+
+def compiled_within(memory: int, lowered: jax.stages.Lowered) -> Outcome:
+    """The same by a compiler that refuses nothing: a GPU's lays out more than its card has, too.
+
+    Args:
+        memory: bytes that a program may take.
+    """
+    outcome = compiled(lowered)
+    return outcome._replace(fits=outcome.fits and (outcome.peak_bytes or 0) <= memory)
 
 
 def sized(lowered: jax.stages.Lowered, refusal: Refusal | None = None) -> Outcome:
@@ -162,6 +175,9 @@ def compiled_program(
         cost.get("flops"),
         cost.get("bytes accessed"),
     )
+    if compiled_for(program) == "gpu":
+        read = Compiled(program.as_text() or "")
+        outcome = outcome._replace(flops=read.flops(), bytes_accessed=read.bytes_accessed(), counts=read.counts())
     return program, outcome
 
 

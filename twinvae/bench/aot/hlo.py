@@ -1,0 +1,250 @@
+"""A GPU's compiled program, read from its text: its convolutions, what lies between its kernels, and what that costs.
+
+XLA's own counts of operations and bytes are those of a device that is there; where none is, it gives none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from math import prod
+from typing import NamedTuple
+
+BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
+CONVOLUTIONS, IN_FLOAT32, CHANNEL_FIRST = "convolutions", "convolutions in float32", "channel-first convolutions"
+TRANSPOSES, COPIES = "transposes of activations", "copies of activations"
+FLOAT32, FUSIONS, OTHERS = "float32 activations", "fusions", "other library calls"
+COUNTS = (CONVOLUTIONS, IN_FLOAT32, CHANNEL_FIRST, TRANSPOSES, COPIES, FLOAT32, FUSIONS, OTHERS)
+ALLOCATION = "AllocateBuffer"
+NO_KERNEL = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call")
+SLICES = ("slice", "dynamic-slice")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_OPERATION = re.compile(
+    r"^\s+(ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>\((?:[^()]|\([^()]*\))*\)|\S+) (?P<opcode>[\w\-]+)"
+    r"\((?P<operands>[^)]*)\)(?P<rest>.*)$"
+)
+_VALUE = re.compile(r"(\w+)\[([\d,]*)\]")
+_NAME = re.compile(r"%([\w.\-]+)")
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+_CALLED = re.compile(r"(?:calls|body|to_apply|true_computation|false_computation)=%([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+
+
+class Value(NamedTuple):
+    """An array."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape) * BYTES.get(self.dtype, 1)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+class Operation(NamedTuple):
+    """A line of a program.
+
+    Args:
+        results: one, or those of a tuple.
+        operands: their names.
+        rest: attributes.
+    """
+
+    name: str
+    root: bool
+    opcode: str
+    results: tuple[Value, ...]
+    operands: tuple[str, ...]
+    argument: str
+    rest: str
+
+    @property
+    def target(self) -> str:
+        """What is called of a library; empty of all other operations."""
+        found = _TARGET.search(self.rest) if self.opcode == "custom-call" else None
+        return found[1] if found else ""
+
+    @property
+    def called(self) -> list[str]:
+        """Computations that it runs; a loop's condition is none."""
+        branches = _BRANCHES.search(self.rest)
+        return _CALLED.findall(self.rest) + (_NAME.findall(branches[1]) if branches else [])
+
+    @property
+    def is_convolution(self) -> bool:
+        return self.target.startswith("__cudnn$conv") or self.opcode == "convolution"
+
+
+class Computation(dict[str, Operation]):
+    """Operations by name, in order."""
+
+    @cached_property
+    def users(self) -> dict[str, list[Operation]]:
+        found: dict[str, list[Operation]] = {name: [] for name in self}
+        for operation in self.values():
+            for name in dict.fromkeys(operation.operands):
+                found[name].append(operation)
+        return found
+
+    @cached_property
+    def of_weights(self) -> set[str]:
+        """What convolutions take beside frames, kernels and biases, and what only that is made of."""
+        found: set[str] = set()
+        left = [name for one in self.values() if one.is_convolution for name in one.operands[1:3]]
+        while left:
+            name = left.pop()
+            if name not in found:
+                found.add(name)
+                left.extend(self[name].operands if self[name].opcode != "get-tuple-element" else ())
+        return found
+
+
+class Compiled:
+    """An optimised program.
+
+    Args:
+        text: as `jax.stages.Compiled.as_text` gives it.
+    Raises:
+        ValueError: it holds no program.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.computations: dict[str, Computation] = {}
+        self.entry, current = "", Computation()
+        for line in text.splitlines():
+            if head := _COMPUTATION.match(line):
+                current = self.computations[head[2]] = Computation()
+                self.entry = head[2] if head[1] else self.entry
+            elif found := _OPERATION.match(line):
+                current[found["name"]] = Operation(
+                    found["name"], bool(found[1]), found["opcode"],
+                    tuple(Value(dtype, tuple(map(int, filter(None, sides.split(",")))))
+                          for dtype, sides in _VALUE.findall(found["type"])),
+                    tuple(_NAME.findall(found["operands"])), found["operands"], found["rest"],
+                )  # fmt: skip
+        if not self.entry:
+            raise ValueError(f"no program: expected a line that begins with ENTRY, found {text[:80]!r}")
+
+    @cached_property
+    def runs(self) -> Mapping[str, int]:
+        """The computations whose operations are kernels of their own, and how often each runs; a branch runs once."""
+        found: dict[str, int] = {}
+        left = [(self.entry, 1)]
+        while left:
+            name, times = left.pop()
+            found[name] = found.get(name, 0) + times
+            for operation in self.computations[name].values():
+                if operation.opcode in ("while", "conditional", "call"):
+                    trips = _TRIPS.search(operation.rest) if operation.opcode == "while" else None
+                    left.extend((called, times * int(trips[1] if trips else 1)) for called in operation.called)
+        return found
+
+    def kernels(self) -> Iterator[tuple[Computation, Operation, int]]:
+        """Every operation that is a kernel of its own, where it stands, and how often it runs."""
+        for name, times in self.runs.items():
+            where = self.computations[name]
+            found = (one for one in where.values() if one.opcode not in NO_KERNEL and one.target != ALLOCATION)
+            yield from ((where, one, times) for one in found)
+
+    def counts(self) -> dict[str, int]:
+        """What there is of each thing that costs time or memory, each counted once however often it runs.
+
+        An activation is what has at least as many numbers as the smallest result of a convolution, and is not made of
+        weights alone.
+        """
+        found: dict[str, int] = dict.fromkeys(COUNTS, 0)
+        for _, one, _ in self.kernels():
+            found[FUSIONS] += one.opcode == "fusion"
+            found[OTHERS] += one.opcode == "custom-call" and not one.is_convolution
+            if one.is_convolution:
+                found[CONVOLUTIONS] += 1
+                found[IN_FLOAT32] += one.results[0].dtype == "f32"
+                found[CHANNEL_FIRST] += not labels(one)[0].endswith("f")
+        least = min((prod(one.results[0].shape) for _, one, _ in self.kernels() if one.is_convolution), default=1)
+        for where, one, _ in self.kernels():
+            if one.name in where.of_weights:
+                continue
+            inside = self.computations[one.called[0]].values() if one.opcode == "fusion" else (one,)
+            large = [part.opcode for part in inside if part.results and prod(part.results[0].shape) >= least]
+            found[TRANSPOSES] += large.count("transpose")
+            found[COPIES] += large.count("copy")
+            found[FLOAT32] += sum(value.dtype == "f32" and prod(value.shape) >= least for value in one.results)
+        return found
+
+    def flops(self) -> int:
+        """Of convolutions, taps on padding included, and of matrix products."""
+        total = 0
+        for where, one, times in self.kernels():
+            if one.is_convolution:
+                kernel = where[one.operands[1]].results[0].shape
+                outputs = kernel[labels(one)[1].index("o")]
+                total += times * 2 * prod(one.results[0].shape) * prod(kernel) // outputs
+            inside = self.computations[one.called[0]] if one.opcode == "fusion" else {one.name: one}
+            for part in inside.values():
+                if part.opcode == "dot":
+                    left = (inside if part.operands[0] in inside else where)[part.operands[0]].results[0].shape
+                    axes = _CONTRACTED.search(part.rest)
+                    summed = [left[int(axis)] for axis in filter(None, (axes[1] if axes else "").split(","))]
+                    total += times * 2 * prod(part.results[0].shape) * prod(summed)
+        return total
+
+    def bytes_accessed(self) -> int:
+        """What kernels read and write, as if none of it were found in a cache; of what is sliced, the slice."""
+        return sum(times * (self._read(where, one) + self._written(where, one)) for where, one, times in self.kernels())
+
+    def _read(self, where: Computation, one: Operation) -> int:
+        sizes = [sum(value.bytes for value in where[name].results) for name in one.operands]
+        if one.opcode in SLICES:
+            return sum(value.bytes for value in one.results)
+        if one.opcode == "dynamic-update-slice":
+            return sizes[1]
+        if one.opcode != "fusion":
+            return sum(sizes)
+        inside = self.computations[one.called[0]]
+        parameters = {int(part.argument): part for part in inside.values() if part.opcode == "parameter"}
+        return sum(_read_of(inside, parameters[place], size) for place, size in enumerate(sizes))
+
+    def _written(self, where: Computation, one: Operation) -> int:
+        if one.opcode != "fusion":
+            return _written_of(where, one)
+        inside = self.computations[one.called[0]]
+        root = next(part for part in inside.values() if part.root)
+        parts = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        return sum(_written_of(inside, part) for part in parts)
+
+
+def labels(convolution: Operation) -> tuple[str, str, str]:
+    """The axes of frames, kernel and result, as letters: "b012f", "o012i", "b012f" is channel-last."""
+    found = _LABELS.search(convolution.rest)
+    if found is None:
+        raise ValueError(f"a convolution without dim_labels: {convolution.name}{convolution.rest[:200]}")
+    return found[1], found[2], found[3]
+
+
+def _read_of(inside: Computation, part: Operation, size: int) -> int:
+    """What a fusion reads of one of its parameters."""
+    total = 0
+    for user in inside.users[part.name]:
+        if user.opcode in SLICES:
+            total += sum(value.bytes for value in user.results)
+        elif user.opcode == "bitcast" and not user.root:
+            total += _read_of(inside, user, size)
+        elif user.opcode != "dynamic-update-slice" or user.operands[0] != part.name:
+            return size
+    return min(total, size)
+
+
+def _written_of(inside: Computation, part: Operation) -> int:
+    """What is written of a result: an update in place writes the update alone."""
+    while part.opcode == "bitcast":
+        part = inside[part.operands[0]]
+    if part.opcode == "dynamic-update-slice":
+        part = inside[part.operands[1]]
+    return sum(value.bytes for value in part.results)
