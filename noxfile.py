@@ -9,9 +9,7 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nox
@@ -47,24 +45,28 @@ def python(session: nox.Session, *arguments: str) -> None:
     session.run(str(BIN / "python"), *arguments, external=True)
 
 
-@contextmanager
-def beside(session: nox.Session, *arguments: str) -> Iterator[None]:
-    """Run python with these while the block runs, on another core; what it says follows when both have ended."""
+def two_at_a_time(session: nox.Session, *runs: tuple[str, ...]) -> None:
+    """Run python with each of these, on two cores that each take the next one; what it says follows at its end."""
     python(session, "--version")  # installs what is missing
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
-        process = subprocess.Popen([BIN / "python", *arguments], stdout=output, stderr=subprocess.STDOUT)
+
+    def run(arguments: tuple[str, ...]) -> int:
+        session.log(f"begins: {' '.join(arguments)}")
+        done = subprocess.run(
+            [BIN / "python", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+        )
+        session.log(f"ended with {done.returncode}: {' '.join(arguments)}")
+        print(done.stdout, flush=True)
+        return done.returncode
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        waiting = {pool.submit(run, arguments): arguments for arguments in runs}
         try:
-            yield
-        except KeyboardInterrupt:
-            process.kill()
+            failed = [waiting[done] for done in as_completed(waiting) if done.result()]
+        except KeyboardInterrupt:  # which the processes have heard as well
+            pool.shutdown(cancel_futures=True)
             raise
-        finally:
-            session.log(f"waiting for {' '.join(arguments)}")
-            status = process.wait()
-            output.seek(0)
-            print(output.read())
-        if status:
-            session.error(f"{' '.join(arguments)} failed with {status}")
+    if failed:
+        session.error("failed: " + "; ".join(" ".join(arguments) for arguments in failed))
 
 
 def _suite_session(suite: str) -> None:
@@ -102,13 +104,17 @@ def tests(session: nox.Session) -> None:
         python(session, *quick, *pages, "tests", "suites", *session.posargs)
         return
     numbers = [f"suites/{suite}" for suite in SUITES if suite not in APART]
-    other = ("--backend", "torchax", "--report-dir", "build/reports/torchax")
-    with beside(session, *quick, "tests", "--ignore=tests/bench", *numbers, *other):
-        python(session, *quick, *pages, *numbers, "--backend", "flax")
-        python(session, "-m", "pytest", "tests/bench")
-        python(session, "-m", "pytest", *pages, "suites/memory", "--platform", "tpu-v6e-aot")
-        python(session, "-m", "pytest", *pages, "suites/memory", "--platform", "gpu-h100-aot")
-        python(session, *quick, *pages, "suites/memory")
+    memory = ("suites/memory", "--report-dir", "build/reports/memory")  # a folder is one run's at a time
+    two_at_a_time(
+        session,  # the longest first
+        (*quick, *numbers, "--backend", "torchax", "--report-dir", "build/reports/torchax"),
+        (*quick, *pages, *numbers, "--backend", "flax"),
+        ("-m", "pytest", "tests/bench"),
+        ("-m", "pytest", "tests", "--ignore=tests/bench"),
+        ("-m", "pytest", *memory, "--platform", "tpu-v6e-aot"),
+        ("-m", "pytest", *memory, "--platform", "gpu-h100-aot"),
+        (*quick, *memory),
+    )
     python(session, *quick, *pages, "suites/speed")
 
 
@@ -134,8 +140,11 @@ def quick(session: nox.Session) -> None:
     """What is worth running on every save: the unit tests that take no model, and layers and posteriors in float64."""
     layers = ("suites/parity/test_layers.py", "suites/parity/test_posterior.py", "suites/tiling/test_blend.py")
     few = ("--preset", "tiny", "--mode", "jit", "--dtype", "float64", "--report-dir", "build/reports/quick")
-    with beside(session, "-m", "pytest", "-q", *QUICK_TESTS):
-        python(session, "-m", "pytest", "-q", *few, *layers, *session.posargs)
+    two_at_a_time(
+        session,
+        ("-m", "pytest", "-q", *few, *layers, *session.posargs),
+        ("-m", "pytest", "-q", *QUICK_TESTS),
+    )
 
 
 @nox.session

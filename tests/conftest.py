@@ -1,12 +1,15 @@
-"""What all unit tests share: one thread for PyTorch, and shapes that are checked where signatures give them."""
+"""What all unit tests share: compilers that take little effort, and shapes that are checked where they are given."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from unittest import mock
 
 import jaxtyping
 import pytest
-import torch
+
+from twinvae.bench.effort import little_effort, quick_environment
 
 # Before anything imports them: what a program is traced with is checked, and the program stays as it is. The modules
 # that the options of pytest have loaded by then (`twinvae.jax.backend` and what it needs) are not among them.
@@ -17,10 +20,8 @@ SHAPES_CHECKED = (
 jaxtyping.install_import_hook(SHAPES_CHECKED, "beartype.beartype")
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_torch_thread() -> Iterator[None]:
-    """Threads cost more than they bring on clips this small, several times so on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(autouse=True, scope="module")
+def _effort() -> Iterator[None]:
+    """What is compiled takes little effort, as small models do in the suites, also in processes that tests start."""
+    with little_effort(), mock.patch.dict(os.environ, quick_environment()):
+        yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import cache, partial
 
 import jax
@@ -16,7 +15,6 @@ import impl_flax
 import impl_torchax
 from twinvae import VAEConfig
 from twinvae.arrays import DTYPES, dtype_scope
-from twinvae.bench.effort import little_effort
 from twinvae.jax.compiling import GPU, compiler_options, tracing_for
 from twinvae.jax.convolution import _convolve
 from twinvae.jax.moments import SPARSE, channel_moments
@@ -33,13 +31,6 @@ SMALL = VAEConfig(
 )
 BATCHES = {"decode": (3, 2), "encode": (9, 8)}  # frames of a first batch, and of one after it
 CONVOLUTION = re.compile(r"stablehlo\.convolution.* : \(tensor<(\S+)>, tensor<(\S+)>\) -> tensor<(\S+)>")
-
-
-@pytest.fixture(autouse=True)
-def _effort() -> Iterator[None]:
-    """Compiling takes most of the time of these tests, and what is compiled is looked at before it is optimised."""
-    with little_effort():
-        yield
 
 
 def load(backend, dtype):

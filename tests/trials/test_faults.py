@@ -23,7 +23,7 @@ from trials.catalogue import Fault, read_catalogue
 from trials.faults import selected
 from trials.order import ANSWERABLE, STAGES, SUITES, Stage, files, in_order
 from trials.planting import ROOT, changes, checkout_copy, in_place
-from trials.processes import loaded, run_pytest
+from trials.processes import import_once, loaded, run_pytest
 from trials.soak import SEEDS, setting
 from trials.trial import backends_of, run_pytest_in, run_trial
 from twinvae.bench.options import OPTIONS
@@ -223,8 +223,16 @@ def test_every_stage_names_a_test_that_exists():
 ALONE = ("test_alone.py", "-p", "no:cacheprovider", "-p", "no:randomly")
 
 
+@pytest.fixture(scope="module")
+def _imported_once(tmp_path_factory) -> None:
+    """What takes seconds is done before the first limit on time."""
+    import_once()
+    folder = tmp_path_factory.mktemp("first")
+    assert run_pytest(["--version"], folder, folder / "output", limit=120) == 0
+
+
 @pytest.fixture
-def copy(tmp_path) -> Path:
+def copy(tmp_path, _imported_once) -> Path:
     """A checkout of tests alone."""
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "pytest.ini").write_text("[pytest]\n")

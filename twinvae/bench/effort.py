@@ -28,7 +28,7 @@ def little_effort() -> Iterator[None]:
     if jax.default_backend() != "cpu":
         yield
         return
-    threads = torch.get_num_threads()
+    threads, before = torch.get_num_threads(), jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     torch.set_num_threads(1)
     try:
@@ -36,7 +36,7 @@ def little_effort() -> Iterator[None]:
         with mock.patch.object(compiler, "get_compile_options", _quick_options if _knows_quick() else _OPTIONS):
             yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+        jax.config.update("jax_disable_most_optimizations", before)
         torch.set_num_threads(threads)
 
 
