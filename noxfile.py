@@ -107,7 +107,8 @@ def tests(session: nox.Session) -> None:
         python(session, *quick, *pages, *numbers, "--backend", "flax")
         python(session, "-m", "pytest", "tests/bench")
         python(session, "-m", "pytest", *pages, "suites/memory", "--platform", "tpu-v6e-aot")
-        python(session, "-m", "pytest", *pages, "suites/memory", "--platform", "gpu-h100-aot")
+        # How far a card reaches is left to `nox -s memory`: seeing whether its programs changed takes as long again.
+        python(session, "-m", "pytest", *pages, "suites/memory", "--platform", "gpu-h100-aot", "-k", "not reaches")
         python(session, *quick, *pages, "suites/memory")
     python(session, *quick, *pages, "suites/speed")
 
