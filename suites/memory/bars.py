@@ -68,9 +68,6 @@ OF_CARDS = because(
     },
 )  # fmt: skip
 
-# What slabs are made of is not what whole frames are: rows are cut out of them and put back.
-ON_CARDS_IN_SLABS = {metric: bar._replace(limit=None) for metric, bar in OF_CARDS.items()}
-
 OWN_PROCESS = because(
     "The peak resident size of a process of its own, on the same machine; its spread from run to run is not measured.",
     **{MEASURED: Bar(None, 1.1, unit="GB")},
@@ -108,8 +105,7 @@ BARS = (
            {"case": case, "operation": operation, "shape": shape, "backend": backend})
       for (case, operation, shape, backend), bar in CEILINGS.items()),
     Held("rows of a frame on four chips", SHARED_ROWS, {"case": ".* chips"}),
-    Held("a card's programs", OF_CARDS, {"case": "9 frames, whole|a later frame batch"}),
-    Held("a card's programs in slabs, which have no limits", ON_CARDS_IN_SLABS, {"case": "9 frames, row slabs"}),
+    Held("a card's programs", OF_CARDS, {"case": "9 frames, .*|a later frame batch"}),
     Held("peaks without a ceiling", PEAKS),
     Held("a clip on a card", ON_A_CARD, {"case": "budget: .*"}),
     Held("a clip on this machine, and frame batches by its compiler", OWN_PROCESS | PREDICTION),

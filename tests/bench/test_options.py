@@ -24,6 +24,15 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "unknown preset": ({"preset": "huge"}, r"--preset huge: unknown 'huge'; choose from tiny, "),
     "seed that is no number": ({"seed": "x"}, r"--seed x: expected a whole number"),
     "platform": ({"platform": "../cpu"}, r"--platform '\.\./cpu': expected small letters"),
+    "chip": (
+        {"aot": "rtx4090"},
+        r"--aot rtx4090: unknown chip; choose one of .*h100.* CONTRIBUTING.md says how",
+    ),
+    "chips": ({"aot": "h100,l4"}, r"several: `nox -s memory -- --aot v6e,v5e`"),
+    "chip of another platform": (
+        {"aot": "h100", "platform": "tpu-v6e-aot"},
+        r"platform is gpu-h100-aot",
+    ),
     "subfolder alone": ({"subfolder": "vae"}, r"--subfolder vae: it belongs to --weights"),
     "missing weights": ({"weights": "no/such/folder/at/all"}, r"--weights no/such/folder/at/all: "),
     "missing clip": ({"clip": "no-such.mp4"}, r"--clip: .*no-such\.mp4"),

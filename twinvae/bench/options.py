@@ -223,7 +223,10 @@ def _platform(given: Any) -> str:
         return given.platform or detected
     if given.aot not in CHIPS:
         several = "; several: `nox -s memory -- --aot v6e,v5e`" if "," in given.aot else ""
-        raise pytest.UsageError(f"--aot {given.aot}: unknown chip; choose one of {', '.join(CHIPS)}{several}")
+        raise pytest.UsageError(
+            f"--aot {given.aot}: unknown chip; choose one of {', '.join(CHIPS)}{several}. CONTRIBUTING.md says how "
+            "another is added"
+        )
     if given.platform not in (None, platform_of(given.aot)):
         raise pytest.UsageError(
             f"--platform {given.platform} with --aot {given.aot}: its compiler's platform is "

@@ -49,6 +49,17 @@ def test_what_is_made_of_weights_is_no_activation_and_a_convolution_in_a_loop_is
     }
 
 
+def test_a_kernel_that_is_laid_out_before_a_loop_is_no_activation():
+    lines = [line for line in TEXT.splitlines() if "%first" not in line]
+    counts = Compiled("\n".join(lines).replace("LABELS", "b01f_o01i->b01f")).counts()
+    assert (counts[hlo.CONVOLUTIONS], counts[hlo.TRANSPOSES]) == (1, 1)
+
+
+def test_sums_of_a_norms_parts_are_no_activation_however_many():
+    text = TEXT.replace("LABELS", "b01f_o01i->b01f").replace("f32[8,6,6,2]{3,2,1,0}", "f32[288,2]{1,0}")
+    assert Compiled(text).counts()[hlo.FLOAT32] == 0
+
+
 def test_a_channel_first_convolution_is_told_by_the_axes_of_its_frames():
     assert program("bf01_oi01->bf01").counts()[hlo.CHANNEL_FIRST] == 1
 

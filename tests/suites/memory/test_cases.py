@@ -10,7 +10,7 @@ from rich.console import Console
 from suites.memory import test_frontier
 from suites.memory.__main__ import app as memory
 from suites.memory.__main__ import runs
-from suites.memory.cases import Case
+from suites.memory.cases import Case, asked, asked_of_cards, layers, sharded, small_steps
 from suites.memory.frontier import (
     CODE,
     GOALS,
@@ -26,18 +26,21 @@ from suites.memory.frontier import (
     write_row,
 )
 from suites.memory.frontier import app as frontier
-from suites.memory.lowered import Progress
+from suites.memory.lowered import Programs, Progress, lowered_for
 from suites.memory.pieces import input_shape, peak, pieces, weight_bytes
-from suites.memory.search import largest
+from suites.memory.search import Found, largest
 from twinvae import PRESETS
 from twinvae.bench.aot.programs import Answer, Compiler, Program, Store
 from twinvae.bench.aot.tpu_compiler import Outcome
 from twinvae.bench.baselines import Entry
+from twinvae.bench.options import Model
 from twinvae.bench.records import Record
 from twinvae.bench.verdicts import judge
-from twinvae.jax.chips import TPUS
+from twinvae.forms import ROW_SLABS, WHOLE
+from twinvae.jax.chips import GPUS, TPUS
 
 FULL = PRESETS["cogvideox-2b"]
+SELECTIONS = (asked, sharded, asked_of_cards, layers, small_steps)
 CLIP = Case("clip", "decode", 81, 768, 1360)
 FRAME = 768 * 1360 * 3 * 2  # bytes of a decoded frame in bfloat16
 
@@ -404,3 +407,55 @@ def test_a_frontier_is_of_the_goals_and_ways_that_are_named(monkeypatch, tmp_pat
     with pytest.raises(SystemExit, match="2"):
         frontier(["v9"])
     assert "unknown chip v9: choose from v5e" in capsys.readouterr().err
+
+
+def options_of(platform, **given):
+    models = tuple(Model.of_preset(name, 0) for name in ("tiny", "cogvideox-2b"))
+    given |= {"backends": ("flax", "torchax"), "dtypes": ("float32", "bfloat16"), "models": models}
+    return SimpleNamespace(platform=platform, **given)
+
+
+def test_each_kind_of_compiler_is_asked_its_own_programs():
+    counts = {
+        platform: [len(select(options_of(platform))) for select in SELECTIONS]
+        for platform in ("cpu", "tpu-v6e-aot", "gpu-l4-aot")
+    }
+    assert counts == {"cpu": [0, 0, 0, 0, 0], "tpu-v6e-aot": [7, 1, 0, 6, 0], "gpu-l4-aot": [0, 0, 5, 2, 4]}
+    assert {row["model"].label for row in small_steps(options_of("gpu-l4-aot"))} == {"tiny"}
+    in_slabs = [row for row in asked_of_cards(options_of("gpu-l4-aot")) if row["case"].form == ROW_SLABS]
+    assert [(row["backend"], row["case"].size) for row in in_slabs] == [("flax", "9x768x1360")]
+
+
+def test_a_program_of_a_form_is_lowered_in_it_and_called_by_it(monkeypatch):
+    monkeypatch.setattr("suites.memory.lowered.sharding_on", lambda chip, devices: None)
+    (piece,) = pieces(Case("9 frames", "decode", 9, 480, 720, "streamed", form=WHOLE), FULL, "bfloat16")
+    vae = SimpleNamespace(backend="flax", dtype="bfloat16", lower_step=lambda *given, **named: named["form"])
+    assert lowered_for("h100", vae, "decode", piece) == WHOLE
+    name = Programs(vae, "cogvideox-2b", "h100", None).name("decode", piece)
+    assert name == "flax decode first 1x3x60x90x16 whole, cogvideox-2b bfloat16"
+
+
+@pytest.mark.parametrize(("platform", "shown"), [("gpu-l4-aot", ["l4", "h100"]), ("tpu-v5e-aot", ["v6e"]), ("cpu", [])])
+def test_a_page_shows_how_far_chips_of_its_own_kind_reach(platform, shown, tmp_path):
+    found = Found(3, {3: 10, 4: None})
+    for chip in ("l4", "h100", "v6e"):
+        write_row(tmp_path / "frontier.jsonl", row_of(chip, GOALS[1], "streamed", 1, found, "compiler 1", True))
+    assert [row["row"].chip for row in test_frontier.reached(options_of(platform, baseline_dir=tmp_path))] == shown
+
+
+def test_what_a_gpus_compiler_says_is_known_at_once_and_what_does_not_fit_ends_the_search(tmp_path, monkeypatch):
+    def compile(lowered):
+        peak = lowered.shape[1] * 10 * 2**20
+        return Outcome(peak <= GPUS["l4"].usable_bytes, peak, 1.0)
+
+    def compiler(chip, baseline_dir, *_, **__):
+        return Compiler(Store(tmp_path / "programs.jsonl"), "t", "v", True, compile)
+
+    monkeypatch.setattr("twinvae.load", lambda *_, **__: Lowering)
+    monkeypatch.setattr("suites.memory.lowered.sharding_on", lambda chip, devices: None)
+    monkeypatch.setattr("suites.memory.frontier.compiler_for", compiler)
+    monkeypatch.setattr("suites.memory.frontier.sizer_for", compiler)
+    explore("l4", tmp_path, Console(quiet=True), GOALS[1:2], ("one program",))
+    (row,) = read_rows(tmp_path / "frontier.jsonl")
+    latents = GPUS["l4"].usable_bytes // (10 * 2**20)
+    assert (row.n, row.budget, row.compiled) == ((latents - 1) // 2, 24, True)

@@ -31,6 +31,7 @@ _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _CALLED = re.compile(r"(?:calls|body|to_apply|true_computation|false_computation)=%([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_INDEX = re.compile(r"index=(\d+)")
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 
 
@@ -93,18 +94,6 @@ class Computation(dict[str, Operation]):
                 found[name].append(operation)
         return found
 
-    @cached_property
-    def of_weights(self) -> set[str]:
-        """What convolutions take beside frames, kernels and biases, and what only that is made of."""
-        found: set[str] = set()
-        left = [name for one in self.values() if one.is_convolution for name in one.operands[1:3]]
-        while left:
-            name = left.pop()
-            if name not in found:
-                found.add(name)
-                left.extend(self[name].operands if self[name].opcode != "get-tuple-element" else ())
-        return found
-
 
 class Compiled:
     """An optimised program.
@@ -117,6 +106,7 @@ class Compiled:
 
     def __init__(self, text: str) -> None:
         self.computations: dict[str, Computation] = {}
+        self._of_weights: dict[str, set[str]] = {}
         self.entry, current = "", Computation()
         for line in text.splitlines():
             if head := _COMPUTATION.match(line):
@@ -146,18 +136,41 @@ class Compiled:
                     left.extend((called, times * int(trips[1] if trips else 1)) for called in operation.called)
         return found
 
-    def kernels(self) -> Iterator[tuple[Computation, Operation, int]]:
-        """Every operation that is a kernel of its own, where it stands, and how often it runs."""
-        for name, times in self.runs.items():
-            where = self.computations[name]
-            found = (one for one in where.values() if one.opcode not in NO_KERNEL and one.target != ALLOCATION)
+    def of_weights(self, computation: str) -> set[str]:
+        """What convolutions take beside frames, kernels and biases, and what only that is made of; by name."""
+        if computation not in self._of_weights:
+            inside, found = self.computations[computation], set()
+            left = [name for one in inside.values() if one.is_convolution for name in one.operands[1:3]]
+            for one in inside.values():
+                if one.opcode == "while" and (carried := inside[one.operands[0]]).opcode == "tuple":
+                    left.extend(carried.operands[place] for place in self._carried_weights(one.called[0]))
+            while left:
+                name = left.pop()
+                if name not in found:
+                    found.add(name)
+                    left.extend(inside[name].operands if inside[name].opcode != "get-tuple-element" else ())
+            self._of_weights[computation] = found
+        return self._of_weights[computation]
+
+    def _carried_weights(self, body: str) -> list[int]:
+        """The places of a loop's tuple that hold weights."""
+        inside = self.computations[body]
+        taken = (inside[name] for name in self.of_weights(body) if inside[name].opcode == "get-tuple-element")
+        carried = (one.rest for one in taken if inside[one.operands[0]].opcode == "parameter")
+        return [int(place) for rest in carried for place in _INDEX.findall(rest)[:1]]
+
+    def kernels(self) -> Iterator[tuple[str, Operation, int]]:
+        """Every operation that is a kernel of its own, the computation that it stands in, and how often it runs."""
+        for where, times in self.runs.items():
+            every = self.computations[where].values()
+            found = (one for one in every if one.opcode not in NO_KERNEL and one.target != ALLOCATION)
             yield from ((where, one, times) for one in found)
 
     def counts(self) -> dict[str, int]:
         """What there is of each thing that costs time or memory, each counted once however often it runs.
 
         An activation is what has at least as many numbers as the smallest result of a convolution, and is not made of
-        weights alone.
+        weights alone. One in float32 has three axes at least: sums of a norm's parts, which may be as many, have two.
         """
         found: dict[str, int] = dict.fromkeys(COUNTS, 0)
         for _, one, _ in self.kernels():
@@ -169,19 +182,22 @@ class Compiled:
                 found[CHANNEL_FIRST] += not labels(one)[0].endswith("f")
         least = min((prod(one.results[0].shape) for _, one, _ in self.kernels() if one.is_convolution), default=1)
         for where, one, _ in self.kernels():
-            if one.name in where.of_weights:
+            if one.name in self.of_weights(where):
                 continue
             inside = self.computations[one.called[0]].values() if one.opcode == "fusion" else (one,)
             large = [part.opcode for part in inside if part.results and prod(part.results[0].shape) >= least]
             found[TRANSPOSES] += large.count("transpose")
             found[COPIES] += large.count("copy")
-            found[FLOAT32] += sum(value.dtype == "f32" and prod(value.shape) >= least for value in one.results)
+            found[FLOAT32] += sum(
+                value.dtype == "f32" and len(value.shape) > 2 and prod(value.shape) >= least for value in one.results
+            )
         return found
 
     def flops(self) -> int:
         """Of convolutions, taps on padding included, and of matrix products."""
         total = 0
-        for where, one, times in self.kernels():
+        for name, one, times in self.kernels():
+            where = self.computations[name]
             if one.is_convolution:
                 kernel = where[one.operands[1]].results[0].shape
                 outputs = kernel[labels(one)[1].index("o")]
@@ -197,7 +213,8 @@ class Compiled:
 
     def bytes_accessed(self) -> int:
         """What kernels read and write, as if none of it were found in a cache; of what is sliced, the slice."""
-        return sum(times * (self._read(where, one) + self._written(where, one)) for where, one, times in self.kernels())
+        found = ((self.computations[name], one, times) for name, one, times in self.kernels())
+        return sum(times * (self._read(where, one) + self._written(where, one)) for where, one, times in found)
 
     def _read(self, where: Computation, one: Operation) -> int:
         sizes = [sum(value.bytes for value in where[name].results) for name in one.operands]
