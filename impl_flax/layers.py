@@ -109,8 +109,9 @@ class CogVideoXCausalConv3d(nnx.Module):
         if self.time_pad == 0:
             return self.conv(x), None
         if shard := in_time():
-            last = x[:, -self.time_pad :]
-            return self.conv(shard.behind(shard.earlier(last, x.shape[1], conv_cache), x)), last
+            frames, last = x.shape[1], x[:, -self.time_pad :]
+            earlier = shard.earlier(last, frames, conv_cache)
+            return self.conv(shard.behind(earlier, x)), shard.kept(earlier, last, frames)
         earlier = jnp.repeat(x[:, :1], self.time_pad, axis=1) if conv_cache is None else conv_cache
         x = jnp.concatenate([earlier, x], axis=1)
         if on_gpu():  # else XLA writes what `x` is made by twice: without the earlier frames, and with them
@@ -158,7 +159,7 @@ class CogVideoXCausalConv3d(nnx.Module):
         out = lax.empty((*x.shape[:-1], kernel.shape[-1]), x.dtype) if onto is None else onto
         out = fill(out, size, cells, axis, run)
         if shard:
-            return lax.optimization_barrier((out, last))
+            return lax.optimization_barrier((out, shard.kept(earlier, last, frames)))
         into = None
         if conv_cache is not None and frames >= time:  # in its place, since all of it has been read
             out, into = lax.optimization_barrier((out, conv_cache))
@@ -185,9 +186,9 @@ class GroupNorm(nnx.Module):
 
     def moments(self, x: Frames) -> tuple[Float[Array, "b 1 1 1 c"], Float[Array, "b 1 1 1 c"]]:
         """Each channel's mean and variance: those of its group."""
-        x = _precise(x)
         if shard := held():
-            return shard.moments(x, self._per_group)
+            return shard.moments(_precise(x), self._per_group)
+        x = _precise(x)
         if on_gpu():
             of_channels, within = channel_moments(x)
             mean = self._per_group(of_channels)
@@ -335,9 +336,9 @@ class CogVideoXDownsample3D(nnx.Module):
             alone = x.shape[1] % 2
             pairs = x[:, alone:].reshape(x.shape[0], -1, 2, *x.shape[2:])
             x = jnp.concatenate([x[:, :alone], pairs.mean(2, dtype=x.dtype)], axis=1)
-        columns = self.padding, self.padding + 1
-        x, rows = padded_rows(x, columns)
-        return conv2d(x, self.conv.kernel[...], self.conv.bias[...], self.stride, (rows, columns))
+        pads = ((self.padding, self.padding + 1),) * 2
+        x, rows = padded_rows(x, pads[0])
+        return conv2d(x, self.conv.kernel[...], self.conv.bias[...], self.stride, (rows, pads[1]))
 
 
 class CogVideoXUpsample3D(nnx.Module):
@@ -360,13 +361,7 @@ class CogVideoXUpsample3D(nnx.Module):
         self.conv = Conv2d(in_channels, out_channels, kernel_size)
 
     def __call__(self, x: Frames, slabs: Slabs | None = None) -> Frames:
-        if slabs is None:
-            seen, left = padded_rows(x, (HALO, HALO))
-            x = self.larger(seen)
-            if left == (0, 0):  # what became of other devices' rows
-                x = x[:, :, 2 * HALO : -2 * HALO]
-        else:
-            x = self._larger_in_slabs(x, slabs)
+        x = self.larger(x) if slabs is None else self._larger_in_slabs(x, slabs)
         if not self.compress_time or x.shape[1] == 1:
             return x
         # The convolution is of single frames, so each runs once and its result is repeated.
@@ -375,6 +370,12 @@ class CogVideoXUpsample3D(nnx.Module):
 
     def larger(self, x: Frames) -> Frames:
         """Each frame, twice as high and wide, convolved."""
+        seen, left = padded_rows(x, (HALO, HALO))
+        x = self._larger(seen)
+        return x[:, :, 2 * HALO : -2 * HALO] if left == (0, 0) else x  # without what became of other devices' rows
+
+    def _larger(self, x: Frames) -> Frames:
+        """The same of all rows that there are."""
         kernel, bias = self.conv.kernel[...], self.conv.bias[...]
         # In bfloat16 the folded kernel's sums would be rounded: 1.34 times PyTorch's error, measured.
         if self.foldable and x.dtype != jnp.bfloat16:
@@ -394,7 +395,7 @@ class CogVideoXUpsample3D(nnx.Module):
 
         def run(first: Array | int, cells: int, there: Frames) -> Frames:
             seen = with_halo(at, first, cells, size, axis, beyond)
-            return lax.slice_in_dim(self.larger(seen), 2 * HALO, 2 * (HALO + cells), axis=axis)
+            return lax.slice_in_dim(self._larger(seen), 2 * HALO, 2 * (HALO + cells), axis=axis)
 
         cells = max(1, slabs.cells(shape, x.dtype.itemsize) // 2)
         return fill(lax.empty(shape, x.dtype), size, cells, axis, run)

@@ -126,7 +126,8 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         if mesh is None:
             again.params = jax.device_put(self.params, jax.devices()[0])
         elif is_here(mesh):
-            again.params = replicated(self.params, mesh)
+            with self._scope():
+                again.params = replicated(self.params, mesh)
         return again
 
     @abstractmethod
@@ -309,7 +310,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         run = self.compiled_step(operation, form, inside, spent, group=group)
         with self._scope():
             out, carried = run(self.params, group.placed(frames), cache)
-            carried = carried if spent else group.kept(carried, cache)
+            carried = carried if spent else group.kept(carried)
             return (group.collected if inside else self._collecting(group))(out), carried
 
     def _deal(self, mesh: Mesh, operation: Operation, shape: tuple[int, ...], starts: bool) -> Deal:
@@ -358,7 +359,8 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         if not self.jit:
             return run
         spent = spent and (form != WHOLE or on_gpu(platform))
-        key = operation, form, self.slab_bytes, inside, spent, platform, group
+        dealt = None if group is None else (group.mesh, group.shard)
+        key = operation, form, self.slab_bytes, inside, spent, platform, dealt
         if key not in self._compiled_steps:
             options = {} if inside else compiler_options(platform, self.dtype)
             donated: dict[str, Any] = {"donate_argnums": 2} if spent else {}

@@ -185,10 +185,15 @@ class Deal(NamedTuple):
         own = own.reshape(own.shape[0], -1, *own.shape[3:])
         return jnp.concatenate([first, own], axis=1) if lead else own
 
+    @property
+    def shard(self) -> Shard:
+        """What each device's program knows: all that it depends on, beside shapes."""
+        time, parts = self.mesh.shape[TIME], self.mesh.shape[ROWS]
+        return Shard(time, self.starts, self.leads, parts, self.shape[2], self.rows)
+
     def over_devices(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """A step of one frame batch as one of all that are dealt out."""
-        time, parts = self.mesh.shape[TIME], self.mesh.shape[ROWS]
-        shard = Shard(time, self.starts, self.leads, parts, self.shape[2], self.rows)
+        shard = self.shard
 
         def on_device(params: Any, frames: jax.Array, cache: Any) -> Any:
             with holding(shard):
@@ -197,24 +202,16 @@ class Deal(NamedTuple):
         specs = PartitionSpec(), SPEC, SPEC
         return jax.shard_map(on_device, mesh=self.mesh, in_specs=specs, out_specs=SPEC, check_vma=False)
 
-    def kept(self, cache: Any, before: Any) -> Any:
-        """The conv cache as the next group takes it: the last frame batch's on the last device.
-
-        Args:
-            before: the conv cache of the group before, whose last batches come first where this group had few.
-        """
-        devices = self.mesh.shape[TIME]
-        if devices in (1, self.batches):
+    def kept(self, cache: Any) -> Any:
+        """The conv cache as the next group takes it: the last frame batch's on the last device."""
+        empty = self.mesh.shape[TIME] - self.batches
+        if not empty:
             return cache
 
-        def moved(array: jax.Array, before: jax.Array) -> jax.Array:
-            frames = array.shape[1] // devices * self.batches
-            return jnp.concatenate([before[:, frames:], array[:, :frames]], axis=1)
+        def moved(array: jax.Array) -> jax.Array:
+            return jnp.roll(array, array.shape[1] // self.mesh.shape[TIME] * empty, axis=1)
 
-        # Before a clip there is its first frame: the first batch is short enough to be all that is seen of it.
-        before = jax.tree.map(lambda array: jnp.concatenate([array[:, :1]] * array.shape[1], 1), cache
-                              ) if before is None else before  # fmt: skip
-        return jax.jit(partial(jax.tree.map, moved), out_shardings=self.sharding)(cache, before)
+        return jax.jit(partial(jax.tree.map, moved), out_shardings=self.sharding)(cache)
 
 
 def deal(mesh: Mesh, config: VAEConfig, operation: Operation, shape: Shape, batch_size: int, starts: bool) -> Deal:
@@ -229,20 +226,26 @@ def deal(mesh: Mesh, config: VAEConfig, operation: Operation, shape: Shape, batc
         ValueError: a remainder that cannot be told from its batch: some layer joins frames of both.
     """
     frames, height = shape[1:3]
-    lead, batch = frames % batch_size, batch_size
-    if mesh.shape[TIME] == 1 or frames < 2 * batch_size:  # of one batch, which is the clip's first where it is longer
-        lead, batch = 0, frames
     through = encoded_frames if operation == "encode" else decoded_frames
-    leads = [(lead, batch)]
-    for _ in range(config.temporal_levels):
-        lead_, batch_ = leads[-1]
-        if lead_ and batch_ % 2:
+
+    def at_each_level(lead: int, batch: int) -> list[tuple[int, int]]:
+        found = [(lead, batch)]
+        for _ in range(config.temporal_levels):
+            found.append((through(found[-1][0], 1), through(found[-1][1], 1)))
+        return found
+
+    lead = frames % batch_size if mesh.shape[TIME] > 1 and frames > batch_size else 0
+    batch = batch_size if mesh.shape[TIME] > 1 and frames > batch_size else frames
+    leads = at_each_level(lead, batch)
+    if any(first and rest % 2 for first, rest in leads[:-1]):  # pairs of frames would be one of either
+        if frames >= 2 * batch_size:
             raise ValueError(
                 f"{operation} of {frames} frames, {batch_size} together, cannot be dealt out in time: a layer joins "
                 f"two frames, one of the remainder of {lead} and one of the batch beside it. Take a number of frames "
                 f"that is a multiple of {batch_size}, another frame batch size, or a mesh with time=1"
             )
-        leads.append((through(lead_, 1), through(batch_, 1)))
+        lead, batch = 0, frames  # a single batch is one device's own
+        leads = at_each_level(lead, batch)
     parts, whole = mesh.shape[ROWS], config.spatial_compression if operation == "encode" else 1
     rows = height if parts == 1 else -(-height // (parts * whole)) * whole
     scale = (1, config.spatial_compression) if operation == "encode" else (config.spatial_compression, 1)

@@ -59,26 +59,35 @@ class Shard(NamedTuple):
         Args:
             last: the batch's last two frames, or the one that it has.
             frames: of the batch.
-            cache: what `last` was in the group of batches before.
+            cache: what `kept` gave in the group of batches before; the last device's is read.
         """
-        lead, here = self.lead(frames), lax.axis_index(TIME)
+        here = lax.axis_index(TIME)
 
         def from_before(devices: int, count: int) -> Frames:
-            """The last `count` frames of so many devices before, the last devices' of the group before."""
-            sent = last[:, -count:]
+            """The last `count` frames of so many devices before; those after the last device begin the next group."""
+            sent = last if last.shape[1] >= count else jnp.repeat(last, count, axis=1)
+            sent = sent[:, -count:]
             if cache is not None:
-                sent = jnp.where(here >= self.batches - devices, cache[:, -count:], sent)
+                sent = jnp.where(here == self.batches - 1, cache[:, -count:], sent)
             pairs = [(one, (one + devices) % self.batches) for one in range(self.batches)
                      if cache is not None or one + devices < self.batches]  # fmt: skip
             return lax.ppermute(sent, TIME, pairs)
 
-        if frames - lead >= SEEN:
+        if frames - self.lead(frames) >= SEEN:
             return from_before(1, SEEN)
-        near = from_before(1, min(SEEN, frames))
-        far = from_before(2, 1)
-        if cache is None:  # the clip's second batch sees all that there is of the first, which is repeated
-            far = jnp.where(here == 1, near[:, :1], far)
-        return jnp.concatenate([far, near[:, -1:]], axis=1)
+        near, far = from_before(1, SEEN), from_before(2, 1)
+        pair = jnp.concatenate([far, near[:, -1:]], axis=1)
+        # What one device has seen whole: the group before, or the clip's first batch, whose first frame is repeated.
+        return jnp.where(here == (1 if cache is None else 0), near, pair)
+
+    def kept(self, earlier: Frames, last: Frames, frames: int) -> Frames:
+        """The last two frames up to the end of this device's batch: its conv cache."""
+        if frames - self.lead(frames) >= SEEN:
+            return last
+        seen = jnp.concatenate([earlier[:, -1:], last[:, -1:]], axis=1)
+        if not self.starts:
+            return seen
+        return jnp.where(self.begins(), last if frames >= SEEN else jnp.repeat(last, SEEN, axis=1), seen)
 
     def behind(self, earlier: Frames, x: Frames) -> Frames:
         """A frame batch behind the frames that it sees before it."""
