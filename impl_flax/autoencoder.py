@@ -23,6 +23,7 @@ from twinvae.blocks import block_names
 from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
 from twinvae.forms import FORMS, WHOLE, Form
 from twinvae.jax.backend import JaxVideoVAE, Params
+from twinvae.jax.shards import AXES
 from twinvae.jax.slabs import Slabs, source_of
 from twinvae.tiles import Operation
 
@@ -181,6 +182,7 @@ class FlaxVAE(JaxVideoVAE):
     """
 
     backend = "flax"
+    shared_axes = AXES
 
     def __init__(self, config: VAEConfig, dtype: str, checkpoint: str, graph: nnx.GraphDef, params: Params, jit: bool):
         super().__init__(config, dtype, checkpoint, params, jit)

@@ -15,6 +15,7 @@ from impl_flax.convolution import conv2d, conv3d, upsampled_conv2d
 from impl_flax.convolution import linear as linear_product
 from twinvae.jax.compiling import on_gpu
 from twinvae.jax.moments import channel_moments
+from twinvae.jax.shards import beside, held, in_rows, in_time, padded_rows
 from twinvae.jax.slabs import COLUMNS, HALO, ROWS, Frames, Slabs, Source, cut, fill, source_of, with_halo
 
 Cache = Any
@@ -64,7 +65,8 @@ class CogVideoXSafeConv3d(nnx.Module):
         time, height, width = self.padding
         if time:
             x = jnp.pad(x, ((0, 0), (time, time), (0, 0), (0, 0), (0, 0)))
-        pads = ((height, height), (width, width))
+        x, rows = padded_rows(x, (height, height))
+        pads = (rows, (width, width))
         return conv3d(x, self.kernel[...], self.bias[...], self.stride, pads, self.dilation)
 
     def in_slabs(self, x: Frames, slabs: Slabs) -> Frames:
@@ -106,6 +108,10 @@ class CogVideoXCausalConv3d(nnx.Module):
             return self.conv(jnp.pad(x, ((0, 0), *sides, (0, 0)), mode="edge")), None
         if self.time_pad == 0:
             return self.conv(x), None
+        if shard := in_time():
+            frames, last = x.shape[1], x[:, -self.time_pad :]
+            earlier = shard.earlier(last, frames, conv_cache)
+            return self.conv(shard.behind(earlier, x)), shard.kept(earlier, last, frames)
         earlier = jnp.repeat(x[:, :1], self.time_pad, axis=1) if conv_cache is None else conv_cache
         x = jnp.concatenate([earlier, x], axis=1)
         if on_gpu():  # else XLA writes what `x` is made by twice: without the earlier frames, and with them
@@ -124,25 +130,40 @@ class CogVideoXCausalConv3d(nnx.Module):
         frames, size = x.shape[1], x.shape[axis]
         kernel, bias = self.conv.kernel[...], self.conv.bias[...]
         pads = tuple((0, 0) if side == axis else (HALO, HALO) for side in (2, 3))
+        cells = slabs.cells((x.shape[0], time + frames, *x.shape[2:]), x.dtype.itemsize)
+
+        def last_frames(into: Frames | None) -> Frames:
+            kept = slice(max(0, frames - time), frames)
+            into = lax.empty((x.shape[0], min(frames, time), *x.shape[2:]), x.dtype) if into is None else into
+            return fill(into, size, cells, axis, lambda first, cells, there: x.at(first, cells, kept))
+
+        if shard := in_time():
+            last = last_frames(None)
+            earlier = shard.earlier(last, frames, conv_cache)
 
         def seen(first: Array | int, cells: int) -> Frames:
             now = x.at(first, cells, slice(0, frames))
-            before = jnp.repeat(now[:, :1], time, 1) if conv_cache is None else cut(conv_cache, first, cells, axis)
-            return jnp.concatenate([before, now], axis=1)
+            if shard:
+                slab = shard.behind(cut(earlier, first, cells, axis), now)
+            else:
+                before = jnp.repeat(now[:, :1], time, 1) if conv_cache is None else cut(conv_cache, first, cells, axis)
+                slab = jnp.concatenate([before, now], axis=1)
+            return rows.zero_filled(slab, first, size) if (rows := in_rows()) else slab
+
+        beyond = beside(seen, size)
 
         def run(first: Array | int, cells: int, there: Frames) -> Frames:
-            out = conv3d(with_halo(seen, first, cells, size, axis), kernel, bias, (1, 1, 1), pads)
+            out = conv3d(with_halo(seen, first, cells, size, axis, beyond), kernel, bias, (1, 1, 1), pads)
             return out if onto is None else out + there
 
-        cells = slabs.cells((x.shape[0], time + frames, *x.shape[2:]), x.dtype.itemsize)
         out = lax.empty((*x.shape[:-1], kernel.shape[-1]), x.dtype) if onto is None else onto
         out = fill(out, size, cells, axis, run)
-        kept = slice(max(0, frames - time), frames)
-        if conv_cache is None or frames < time:
-            last = lax.empty((x.shape[0], min(frames, time), *x.shape[2:]), x.dtype)
-        else:  # in its place, since all of it has been read
-            out, last = lax.optimization_barrier((out, conv_cache))
-        last = fill(last, size, cells, axis, lambda first, cells, there: x.at(first, cells, kept))
+        if shard:
+            return lax.optimization_barrier((out, shard.kept(earlier, last, frames)))
+        into = None
+        if conv_cache is not None and frames >= time:  # in its place, since all of it has been read
+            out, into = lax.optimization_barrier((out, conv_cache))
+        last = last_frames(into)
         if frames < time:
             earlier = jnp.repeat(last[:, :1], time, 1) if conv_cache is None else conv_cache
             last = jnp.concatenate([earlier, last], axis=1)[:, -time:]
@@ -165,6 +186,8 @@ class GroupNorm(nnx.Module):
 
     def moments(self, x: Frames) -> tuple[Float[Array, "b 1 1 1 c"], Float[Array, "b 1 1 1 c"]]:
         """Each channel's mean and variance: those of its group."""
+        if shard := held():
+            return shard.moments(_precise(x), self._per_group)
         x = _precise(x)
         if on_gpu():
             of_channels, within = channel_moments(x)
@@ -314,7 +337,8 @@ class CogVideoXDownsample3D(nnx.Module):
             pairs = x[:, alone:].reshape(x.shape[0], -1, 2, *x.shape[2:])
             x = jnp.concatenate([x[:, :alone], pairs.mean(2, dtype=x.dtype)], axis=1)
         pads = ((self.padding, self.padding + 1),) * 2
-        return conv2d(x, self.conv.kernel[...], self.conv.bias[...], self.stride, pads)
+        x, rows = padded_rows(x, pads[0])
+        return conv2d(x, self.conv.kernel[...], self.conv.bias[...], self.stride, (rows, pads[1]))
 
 
 class CogVideoXUpsample3D(nnx.Module):
@@ -346,6 +370,12 @@ class CogVideoXUpsample3D(nnx.Module):
 
     def larger(self, x: Frames) -> Frames:
         """Each frame, twice as high and wide, convolved."""
+        seen, left = padded_rows(x, (HALO, HALO))
+        x = self._larger(seen)
+        return x[:, :, 2 * HALO : -2 * HALO] if left == (0, 0) else x  # without what became of other devices' rows
+
+    def _larger(self, x: Frames) -> Frames:
+        """The same of all rows that there are."""
         kernel, bias = self.conv.kernel[...], self.conv.bias[...]
         # In bfloat16 the folded kernel's sums would be rounded: 1.34 times PyTorch's error, measured.
         if self.foldable and x.dtype != jnp.bfloat16:
@@ -357,9 +387,15 @@ class CogVideoXUpsample3D(nnx.Module):
         axis, size = slabs.axis, x.shape[slabs.axis]
         shape = (*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3], self.conv.kernel.shape[-1])
 
+        def at(first: Array | int, cells: int) -> Frames:
+            slab = cut(x, first, cells, axis)
+            return shard.zero_filled(slab, first, size) if (shard := in_rows()) else slab
+
+        beyond = beside(at, size)
+
         def run(first: Array | int, cells: int, there: Frames) -> Frames:
-            seen = with_halo(lambda first, cells: cut(x, first, cells, axis), first, cells, size, axis)
-            return lax.slice_in_dim(self.larger(seen), 2 * HALO, 2 * (HALO + cells), axis=axis)
+            seen = with_halo(at, first, cells, size, axis, beyond)
+            return lax.slice_in_dim(self._larger(seen), 2 * HALO, 2 * (HALO + cells), axis=axis)
 
         cells = max(1, slabs.cells(shape, x.dtype.itemsize) // 2)
         return fill(lax.empty(shape, x.dtype), size, cells, axis, run)

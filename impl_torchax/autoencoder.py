@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCausalConv3d
 from jaxtyping import Array, Float
 
-from impl_torchax.environment import call, environment
+from impl_torchax.environment import call, environment, on_tensors
 from impl_torchax.lowerings import channels_last, channels_second, convolving_in
 from impl_torchax.modules import as_torch, fitted, needed_cache, without_weights
 from twinvae.blocks import block_names
 from twinvae.config import VAEConfig
 from twinvae.forms import FORMS, WHOLE, Form
 from twinvae.jax.backend import JaxVideoVAE
+from twinvae.jax.shards import AXES, SEEN, Shard, in_time
 from twinvae.jax.slabs import Slabs
 from twinvae.tiles import Operation
 
@@ -34,6 +37,7 @@ class TorchAxVAE(JaxVideoVAE):
     """
 
     backend = "torchax"
+    shared_axes = AXES
     params: Params
 
     def __init__(self, config: VAEConfig, tensors: dict[str, np.ndarray], dtype: str, jit: bool, checkpoint: str):
@@ -51,7 +55,7 @@ class TorchAxVAE(JaxVideoVAE):
 
         # Between steps the conv cache is channel-last, as frames are inside of a compiled step.
         x, cache = channels_second(frames), jax.tree.map(channels_second, cache)
-        with convolving_in(Slabs.of(form, self.slab_bytes)):
+        with convolving_in(Slabs.of(form, self.slab_bytes)), _seeing_earlier(self.module, in_time()):
             if operation == "encode":
                 x, cache = part("encoder", x, conv_cache=cache)
                 x = part("quant_conv", x) if self.config.use_quant_conv else x
@@ -79,6 +83,28 @@ def load(config: VAEConfig, tensors: dict[str, np.ndarray], *, dtype: str, jit: 
         ValueError: unknown dtype, or a tensor that is missing, extra or misshapen.
     """
     return TorchAxVAE(config, tensors, dtype, jit, checkpoint)
+
+
+@contextmanager
+def _seeing_earlier(module: torch.nn.Module, shard: Shard | None) -> Iterator[None]:
+    """Give causal convolutions the frames of the device before, where devices share time."""
+    convolutions = [part for part in module.modules() if isinstance(part, CogVideoXCausalConv3d)] if shard else []
+
+    def behind(x: jax.Array, cache: jax.Array | None) -> jax.Array:
+        frames, before = channels_last(x), None if cache is None else channels_last(cache)
+        earlier = shard.earlier(frames[:, -SEEN:], frames.shape[1], before)
+        return channels_second(shard.behind(earlier, frames))
+
+    def forward(convolution: CogVideoXCausalConv3d, inputs: Any, conv_cache: Any = None) -> Any:
+        return inputs if convolution.time_kernel_size == 1 else on_tensors(behind, inputs, conv_cache)
+
+    for convolution in convolutions:
+        convolution.fake_context_parallel_forward = partial(forward, convolution)  # of this module alone
+    try:
+        yield
+    finally:
+        for convolution in convolutions:
+            del convolution.fake_context_parallel_forward
 
 
 @contextmanager

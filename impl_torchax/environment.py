@@ -55,6 +55,11 @@ def call(module: torch.nn.Module, params: dict[str, jax.Array], *args: Any, **kw
         return env.t2j_iso(out)
 
 
+def on_tensors(function: Any, *args: Any) -> Any:
+    """A function of JAX arrays, on TorchAx tensors."""
+    return _on_tensors(environment(), function)(*args)
+
+
 def _on_tensors(env: Any, function: Any) -> Any:
     """A function of JAX arrays as one of TorchAx tensors."""
 

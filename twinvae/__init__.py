@@ -22,6 +22,7 @@ __all__ = [
     "backends",
     "load",
     "load_layer",
+    "make_mesh",
 ]
 
 
@@ -35,6 +36,7 @@ def load(
     jit: bool = True,
     seed: int = 0,
     memory_budget: str | int | None = None,
+    mesh: Any = None,
 ) -> VideoVAE:
     """Load a VAE.
 
@@ -48,9 +50,10 @@ def load(
         seed: of the seeded weights.
         memory_budget: "16GiB", or bytes: calls take the fastest form whose peak is under it (see `VideoVAE.plan`).
             None: what the device has.
+        mesh: of devices that share each call (see `make_mesh`); None: one device.
     Raises:
         ValueError: unknown backend, preset or dtype, a seed that is no whole number, a checkpoint that does not fit its
-            config, or a budget that is no size.
+            config, a budget that is no size, or a mesh that the backend cannot take.
         FileNotFoundError, OSError: files that are missing or cannot be read.
     """
     from twinvae.arrays import checked_dtype
@@ -77,7 +80,26 @@ def load(
                 "memory_budget out"
             )
         set_budget(memory_budget)
+    if mesh is not None:
+        on = getattr(vae, "on", None)
+        if on is None:
+            raise ValueError(f"the {backend!r} backend runs on one device: leave mesh out, or load 'flax'")
+        vae = on(mesh)
     return vae
+
+
+def make_mesh(clips: int = 1, time: int = 1, rows: int = 1, devices: Any = None) -> Any:
+    """A mesh of devices for `load(..., mesh=mesh)` and `vae.on(mesh)`: a call's numbers stay as they are.
+
+    Args:
+        clips, time, rows: over how many devices clips of a batch, frame batches and rows of frames are dealt out.
+        devices: as many as their product; None: the first ones that JAX has, of all hosts.
+    Raises:
+        ValueError: a count below 1, or other devices than that many.
+    """
+    from twinvae.jax import mesh  # which needs JAX
+
+    return mesh.make_mesh(clips, time, rows, devices)
 
 
 def load_layer(

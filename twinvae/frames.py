@@ -42,6 +42,12 @@ def continued_batches(frames: int, batch_size: int) -> list[slice]:
     return frame_batches(frames, batch_size)
 
 
+def grouped(batches: list[slice], count: int) -> list[slice]:
+    """Frame batches that are run side by side, so many in a group; the last group takes what is left."""
+    groups = [batches[start : start + count] for start in range(0, len(batches), count)]
+    return [slice(group[0].start, group[-1].stop) for group in groups]
+
+
 def encoded_frames(frames: int, levels: int) -> int:
     """Latent frames that come from one frame batch of the encoder.
 

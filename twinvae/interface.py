@@ -37,6 +37,7 @@ class ConvCache(arrays.Pickled):
         frame: batch, height and width of its input, then its dtype.
         grid: the frame's tiles; None when it is not tiled.
         tiles: one tree of arrays per tile, row by row; a single one when the frame is not tiled.
+        devices: that shared clips, time and rows.
     """
 
     operation: Operation
@@ -45,6 +46,7 @@ class ConvCache(arrays.Pickled):
     frame: tuple[int, int, int, str]
     grid: TileGrid | None
     tiles: tuple[Cache, ...]
+    devices: tuple[int, int, int] = (1, 1, 1)
 
 
 class FrameStream(arrays.Pickled, Iterator):
@@ -60,19 +62,15 @@ class FrameStream(arrays.Pickled, Iterator):
         self._vae, self._operation, self._clip = vae, operation, clip
         self._frame = (clip.shape[0], *clip.shape[2:4], vae.dtype)
         self._form, self._grid = vae.layout(operation, clip, together=True)
-        batch_size = vae.frame_batch_size(operation)
-        if cache is None:
-            self._batches = list(frame_batches(clip.shape[1], batch_size))
-            self._tiles: list[Cache] = []
-        else:
+        if cache is not None:
             self._check(cache)
-            self._batches = list(continued_batches(clip.shape[1], batch_size))
-            self._tiles = list(cache.tiles)
+        self._batches = vae.schedule(operation, clip.shape[1], continued=cache is not None)
+        self._tiles: list[Cache] = [] if cache is None else list(cache.tiles)
 
     def _check(self, cache: ConvCache) -> None:
-        expected = (self._operation, self._vae.backend, self._vae.checkpoint, self._frame)
-        found = (cache.operation, cache.backend, cache.checkpoint, cache.frame)
-        names = ("operation", "backend", "checkpoint", "(batch, height, width, dtype)")
+        expected = (self._operation, self._vae.backend, self._vae.checkpoint, self._frame, self._vae.devices)
+        found = (cache.operation, cache.backend, cache.checkpoint, cache.frame, cache.devices)
+        names = ("operation", "backend", "checkpoint", "(batch, height, width, dtype)", "mesh (clips, time, rows)")
         for name, want, have in zip(names, expected, found, strict=True):
             if want != have:
                 raise ValueError(
@@ -97,7 +95,7 @@ class FrameStream(arrays.Pickled, Iterator):
         if not self._tiles:
             return None
         made_by = self._operation, self._vae.backend, self._vae.checkpoint
-        return ConvCache(*made_by, self._frame, self._grid, tuple(self._tiles))
+        return ConvCache(*made_by, self._frame, self._grid, tuple(self._tiles), self._vae.devices)
 
     def __next__(self) -> Video:
         if not self._batches:
@@ -130,10 +128,12 @@ class VideoVAE(ABC):
     Attributes:
         backend: its name.
         capabilities: what it can do (see `twinvae.capabilities`); suites judge it on that.
+        devices: that share clips, time and rows of a call.
     """
 
     backend: str
     capabilities: frozenset[Capability] = CAPABILITIES
+    devices: tuple[int, int, int] = (1, 1, 1)
 
     def __init__(self, config: VAEConfig, dtype: str, checkpoint: str):
         arrays.checked_dtype(dtype)
@@ -301,8 +301,16 @@ class VideoVAE(ABC):
     def frame_batch_size(self, operation: Operation) -> int:
         return self.num_sample_frames_batch_size if operation == "encode" else self.num_latent_frames_batch_size
 
+    def schedule(self, operation: Operation, frames: int, continued: bool = False) -> list[slice]:
+        """What is run at once of a clip, one after the other: its frame batches.
+
+        Raises:
+            ValueError: frames that go on from a conv cache and are no whole number of batches.
+        """
+        return (continued_batches if continued else frame_batches)(frames, self.frame_batch_size(operation))
+
     def _run(self, operation: Operation, clip: Video) -> Video:
-        batches = frame_batches(clip.shape[1], self.frame_batch_size(operation))
+        batches = self.schedule(operation, clip.shape[1])
         form, grid = self.layout(operation, clip)
 
         def run_tile(tile: Video) -> Video:

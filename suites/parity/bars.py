@@ -134,6 +134,25 @@ SLABS_OFF_WHOLE = because(
     **{"difference over the whole form's error": Bar(1.0, 1.2, 0.8, unit="x")},
 )
 FORMS = {metric: WHOLE["float64"][metric] for metric in ("max_abs", "relative_l2")}
+DEVICES = because(
+    "Devices compute what one does, and add up in another order: at most 2e-15 over all rows of the covering array. "
+    "Statistics of a shard, a halo of one frame or of the wrong side, or rows that fill up and are counted, give "
+    "1e-3 and more.",
+    **{"max_abs": Bar(1e-12, ROUNDING, 1e-13), "values that differ when called again": Bar(0, better="equal")},
+)
+HOSTS = Bar(0, better="equal", why="The same program on the same mesh, and what is sent over a network is not rounded.")
+HALOS = because(
+    "Counted in the compiled program; the test computes the limit from the layers: a permutation for each causal "
+    "convolution in time (two where a frame batch is a single latent) and two in rows, two sums of each norm in rows.",
+    **{
+        "permutations": Bar(),
+        "all-reduces": Bar(),
+        "other collectives": Bar(0, why="A gather is a frame or a clip where two frames or a row would do."),
+        "bytes over the halos": Bar(
+            1.05, 1.0, unit="x", why="1 where a device receives what the conv cache of one holds, and nothing else."
+        ),
+    },
+)
 GRADIENTS = because(
     "By every tensor, in float64: each is a sum over all pixels, so that the largest has an absolute error of 4e-13, "
     "and a relative one of 1.1e-14. Gradients that stop at the first frame batch, or go through the "
@@ -168,7 +187,7 @@ FULL_WIDTHS = (
     ("norms", ".* norm, .*", NORM_AT_FULL_WIDTH),
     ("convolutions and blocks", ".*", FULL_WIDTH),
 )
-ALONE = r"(?!posterior|group norm, far|full width|written for|settings).*"
+ALONE = r"(?!posterior|group norm, far|full width|written for|settings|devices).*"
 
 # What is not held to PyTorch's own error is shown, and may not get worse: a card's float32 errs by what its kernels add
 # up in which order, PyTorch's own past the bar that CPUs keep.
@@ -208,6 +227,9 @@ BARS = (
     Held("slabs in bfloat16", SLABS_OFF_WHOLE, {"case": "settings, slabs"}),
     *(Held(f"settings together, {dtype}", bars, {"case": "settings.*", "dtype": dtype})
       for dtype, bars in SETTINGS.items()),
+    Held("several devices", DEVICES, {"case": "devices, .*"}),
+    Held("several hosts", {"values that differ on two hosts": HOSTS}, {"case": "devices, .*"}),
+    Held("what devices send", HALOS, {"case": "devices, .*"}),
     Held("gradients", GRADIENTS, {"case": "gradients"}),
     Held("pipelines", PIPELINE, {"case": "pipeline, .*"}),
     Held("checkpoints", CHECKPOINT, {"case": "checkpoint"}),

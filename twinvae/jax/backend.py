@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from copy import deepcopy
 from functools import partial
@@ -11,18 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import Mesh, NamedSharding
 
 from twinvae import arrays
 from twinvae.blocks import block_names
 from twinvae.config import VAEConfig
-from twinvae.forms import WHOLE, Form
-from twinvae.frames import frame_batches
+from twinvae.forms import COLUMN_SLABS, WHOLE, Form
+from twinvae.frames import frame_batches, grouped
 from twinvae.interface import Cache, Operation, VideoVAE
 from twinvae.jax import tiling
 from twinvae.jax.compiling import compiler_options, on_gpu, tracing_for
 from twinvae.jax.mappings import make_room
 from twinvae.jax.memory import tree_bytes, usable_bytes
+from twinvae.jax.mesh import SPEC, Deal, checked_mesh, deal, is_here, join, replicated, result_sharding
 from twinvae.jax.planner import Call, Planner, device_of
+from twinvae.jax.shards import AXES, CLIPS, TIME
 from twinvae.plan import Plan
 from twinvae.sizes import parse_size
 from twinvae.tiles import TileGrid, tile_shapes
@@ -53,7 +57,12 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         slab_bytes: of a slab's input, in the forms that have slabs.
         memory_budget: in bytes; None: what the device has.
         planner: which says what a call takes.
+        mesh: of devices that share each call; None: the default device. `on` gives a VAE with another.
+        shared_axes: of a mesh, those that may be larger than 1.
     """
+
+    shared_axes: tuple[str, ...] = (CLIPS,)
+    unshared = "its layers see all frames and rows of a frame batch"
 
     def __init__(self, config: VAEConfig, dtype: str, checkpoint: str, params: Params, jit: bool):
         super().__init__(config, dtype, checkpoint)
@@ -62,6 +71,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         self.forms: tuple[Form, ...] = (WHOLE,)
         self.slab_bytes = SLAB_BYTES
         self.memory_budget: int | None = None
+        self.mesh: Mesh | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -71,8 +81,10 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         self._blending = jax.jit(tiling.blend, static_argnames=("extent", "axis")) if self.jit else tiling.blend
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what this process has compiled and planned: it is done again where it is read."""
-        return {name: value for name, value in super().__getstate__().items() if name not in OF_A_PROCESS}
+        """Without what this process has compiled and planned, and its devices: another has its own."""
+        alone = self if self.mesh is None else self.on(None)
+        return {name: value for name, value in super(JaxVideoVAE, alone).__getstate__().items()
+                if name not in OF_A_PROCESS}  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -83,9 +95,39 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
     def __deepcopy__(self, memo: dict[int, Any]) -> JaxVideoVAE:
         """Arrays never change and are shared; copied by itself, an `nnx.State` would lose what its leaves are."""
         again = type(self).__new__(type(self))
-        vars(again).update({name: value if name == "params" else deepcopy(value, memo)
+        vars(again).update({name: value if name in ("params", "mesh") else deepcopy(value, memo)
                             for name, value in vars(self).items() if name not in OF_A_PROCESS})  # fmt: skip
         again._begin()
+        return again
+
+    def on(self, mesh: Mesh | None) -> JaxVideoVAE:
+        """The same VAE on a mesh with axes "clips", "time" and "rows" (see `twinvae.make_mesh`); None: on one device.
+
+        Frame batches, clips and rows that do not divide by the devices are filled up; the numbers are the same.
+
+        Raises:
+            ValueError: other axes, devices of two platforms, a VAE that runs op by op, or an axis that this backend
+                cannot share.
+        """
+        mesh = None if mesh is None else checked_mesh(mesh)
+        if mesh is not None:
+            if not self.jit:
+                raise ValueError("a mesh runs compiled programs: load with jit=True")
+            refused = [axis for axis in AXES if mesh.shape[axis] > 1 and axis not in self.shared_axes]
+            if refused:
+                raise ValueError(
+                    f"the {self.backend!r} backend shares {' and '.join(self.shared_axes)} among devices, not "
+                    f"{' nor '.join(refused)}: {self.unshared}; make that axis 1, or load 'flax'"
+                )
+        again = deepcopy(self)
+        again.mesh = mesh
+        again.devices = (1, 1, 1) if mesh is None else tuple(mesh.devices.shape)
+        again.forms = tuple(form for form in self.forms if form != COLUMN_SLABS)  # rows are each device's own
+        if mesh is None:
+            again.params = jax.device_put(self.params, jax.devices()[0])
+        elif is_here(mesh):
+            with self._scope():
+                again.params = replicated(self.params, mesh)
         return again
 
     @abstractmethod
@@ -181,12 +223,35 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
             ValueError: tiles that the encoder cannot take.
         """
         shape, turns = tuple(shape), 1
+        sharding = self._sharding(sharding)
         if self.use_slicing and not together:
             shape, turns = (1, *shape[1:]), shape[0]
         budget = usable_bytes(device_of(sharding)) if self.memory_budget is None else self.memory_budget
         grid, spare = self.grid(operation, shape), self._spare_grid(operation, shape)
         own = self.forms, self.slab_bytes, budget, sharding
-        return Call(operation, shape, self.frame_batch_size(operation), grid, spare, *own, turns=turns)
+        size, in_time = self.frame_batch_size(operation), 1 if self.mesh is None else self.mesh.shape[TIME]
+        return Call(operation, shape, size, grid, spare, *own, turns=turns, together=in_time)
+
+    def _sharding(self, sharding: Any) -> Any:
+        """That of a call: the mesh's where there is one.
+
+        Raises:
+            ValueError: a sharding of channels, or one beside a mesh.
+        """
+        if isinstance(sharding, NamedSharding) and len(sharding.spec) > 4 and sharding.spec[4] is not None:
+            raise ValueError(
+                f"{sharding.spec} shards channels, which every convolution needs all of: shard clips, time or rows "
+                "(twinvae.make_mesh)"
+            )
+        if self.mesh is None:
+            return sharding
+        own = NamedSharding(self.mesh, SPEC)
+        if sharding not in (None, own):
+            raise ValueError(
+                f"this VAE is on a mesh, which says how clips are sharded, and cannot take {sharding}: leave the "
+                "sharding out, or take the VAE off its mesh with vae.on(None)"
+            )
+        return own
 
     def _spare_grid(self, operation: Operation, shape: tuple[int, ...]) -> TileGrid | None:
         """The tiles that the settings make of a frame; None where the encoder could not take the last one."""
@@ -217,9 +282,55 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         inside = isinstance(frames, Tracer)  # of somebody's program: how that is compiled is theirs to say
         if not inside:
             make_room()
+        if self.mesh is not None:
+            return self._run_group(self.mesh, operation, frames, cache, form, inside, spent)
         run = self.compiled_step(operation, form, inside, spent)
         with self._scope():
             return run(self.params, jnp.asarray(frames), cache)
+
+    def _run_group(
+        self,
+        mesh: Mesh,
+        operation: Operation,
+        frames: Any,
+        cache: Cache | None,
+        form: Form,
+        inside: bool,
+        spent: bool,
+    ) -> Any:
+        """Put frame batches through, side by side on the devices of a mesh."""
+        if not is_here(mesh):
+            raise ValueError(
+                f"this VAE is on a mesh of {mesh.devices.flat[0].platform} devices that are not here: it can be "
+                "planned and lowered, not run; take devices of jax.devices()"
+            )
+        group = self._deal(mesh, operation, frames.shape, cache is None)
+        if cache is None and (idle := group.idle()):
+            warnings.warn(f"{operation} of {list(frames.shape)}: {'; '.join(idle)}", stacklevel=2)
+        run = self.compiled_step(operation, form, inside, spent, group=group)
+        with self._scope():
+            out, carried = run(self.params, group.placed(frames), cache)
+            carried = carried if spent else group.kept(carried)
+            return (group.collected if inside else self._collecting(group))(out), carried
+
+    def _deal(self, mesh: Mesh, operation: Operation, shape: tuple[int, ...], starts: bool) -> Deal:
+        return deal(mesh, self.config, operation, shape, self.frame_batch_size(operation), starts)
+
+    def _collecting(self, group: Deal) -> Any:
+        """The program that puts together what a group of frame batches gives."""
+        if group not in self._compiled_steps:
+            collect = group.collected
+
+            def run(out: jax.Array) -> jax.Array:
+                shape = jax.eval_shape(collect, out).shape
+                return jax.jit(collect, out_shardings=result_sharding(group.mesh, shape))(out)
+
+            self._compiled_steps[group] = run
+        return self._compiled_steps[group]
+
+    def schedule(self, operation: Operation, frames: int, continued: bool = False) -> list[slice]:
+        batches = super().schedule(operation, frames, continued)
+        return batches if self.mesh is None else grouped(batches, self.mesh.shape[TIME])
 
     def _step_of(self, operation: Operation, form: Form) -> Any:
         """The pure step, for backends of one form without that argument."""
@@ -227,7 +338,13 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         return partial(step, operation) if form == WHOLE else partial(step, operation, form=form)
 
     def compiled_step(
-        self, operation: Operation, form: Form, inside: bool, spent: bool, platform: str | None = None
+        self,
+        operation: Operation,
+        form: Form,
+        inside: bool,
+        spent: bool,
+        platform: str | None = None,
+        group: Deal | None = None,
     ) -> Any:
         """The jitted step (the plain one of an eager VAE).
 
@@ -235,12 +352,15 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
             inside: of another program that is being traced.
             spent: nobody needs the conv cache that goes in, and what comes out may lie in its place.
             platform: that it is compiled for; the default device's where it is None.
+            group: of frame batches that are dealt out to a mesh.
         """
         run = self._step_of(operation, form)
+        run = run if group is None else group.over_devices(run)
         if not self.jit:
             return run
         spent = spent and (form != WHOLE or on_gpu(platform))
-        key = operation, form, self.slab_bytes, inside, spent, platform
+        dealt = None if group is None else (group.mesh, group.shard)
+        key = operation, form, self.slab_bytes, inside, spent, platform, dealt
         if key not in self._compiled_steps:
             options = {} if inside else compiler_options(platform, self.dtype)
             donated: dict[str, Any] = {"donate_argnums": 2} if spent else {}
@@ -249,7 +369,9 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
 
     def concatenate(self, parts: list[jax.Array], axis: int) -> jax.Array:
         with self._scope():
-            return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
+            if len(parts) == 1:
+                return parts[0]
+            return jnp.concatenate(parts, axis) if self.mesh is None else join(self.mesh, parts, axis)
 
     def blend(self, tile: jax.Array, neighbour: jax.Array, extent: int, axis: int) -> jax.Array:
         with self._scope():
@@ -275,6 +397,18 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         out = jnp.concatenate([_by_rows(head), tail.reshape(tail.shape[0], -1, *tail.shape[3:])], axis=1)
         return out.reshape(*out.shape[:3], *head.shape[3:])
 
+    def _whole_in_groups(
+        self, mesh: Mesh, operation: Operation, params: Params, clip: jax.Array, form: Form
+    ) -> jax.Array:
+        """Pure: the whole clip as one program, a group of frame batches after the other."""
+        cache, parts = None, []
+        for frames in self.schedule(operation, clip.shape[1]):
+            piece = clip[:, frames]
+            group = self._deal(mesh, operation, piece.shape, cache is None)
+            out, cache = group.over_devices(self._step_of(operation, form))(params, group.placed(piece), cache)
+            parts.append(group.collected(out))
+        return jnp.concatenate(parts, axis=1)
+
     def lower_encode(self, shape: tuple[int, ...], sharding: Any = None) -> jax.stages.Lowered:
         """Lower the untiled encode of a video of `shape` as one program, without running anything."""
         return self._lower("encode", shape, sharding)
@@ -299,8 +433,12 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
     def _lower(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> jax.stages.Lowered:
         self._check_shape(operation, shape)
         form = self._lowered_form(operation, shape, sharding)
+        sharding = self._sharding(sharding)
         options = compiler_options(device_of(sharding).platform, self.dtype)
-        run = jax.jit(partial(self._whole, operation, form=form), compiler_options=options)
+        whole = self._whole if self.mesh is None else partial(self._whole_in_groups, self.mesh)
+        run = jax.jit(partial(whole, operation, form=form), compiler_options=options)
+        if self.mesh is not None:  # what does not divide is on every device
+            sharding = result_sharding(self.mesh, shape)
         with self._scope(), tracing_for(device_of(sharding).platform):
             return run.lower(self._abstract_params(sharding), self._abstract(shape, sharding))
 
@@ -315,20 +453,24 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         """Lower one frame batch as a program, without running anything: what `encode` and `decode` run.
 
         Args:
-            shape: [b, t, h, w, c] of the frame batch, of video or of latents.
+            shape: [b, t, h, w, c] of the frame batch, of video or of latents; on a mesh, of a group of them.
             sharding: of the frames, and of the conv cache, whose axes are the same.
             first: without a conv cache.
             form: one of `forms`; None takes the one that the budget, or the device, has room for.
         """
         self._check_shape(operation, shape)
         form = self._lowered_form(operation, shape, sharding) if form is None else form
+        sharding = self._sharding(sharding)
         platform = None if sharding is None else device_of(sharding).platform
-        step = self.compiled_step(operation, form, False, True, platform)
+        group = None if self.mesh is None else self._deal(self.mesh, operation, shape, first)
+        step = self.compiled_step(operation, form, False, True, platform, group)
         with self._scope(), tracing_for(platform):
-            params, frames = self._abstract_params(sharding), self._abstract(shape, sharding)
+            params = self._abstract_params(sharding)
+            frames = self._abstract(group.dealt_shape if group else shape, sharding)
             if first:
                 return step.lower(params, frames, None)
-            _, cache = jax.eval_shape(partial(self.step, operation), params, frames, None)
+            plain = self._step_of(operation, WHOLE)
+            _, cache = jax.eval_shape(group.over_devices(plain) if group else plain, params, frames, None)
             cache = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), cache)
             return step.lower(params, frames, cache)
 

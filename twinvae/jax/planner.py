@@ -11,7 +11,7 @@ import jax
 from twinvae.arrays import DTYPES
 from twinvae.config import VAEConfig
 from twinvae.forms import COLUMN_SLABS, ROW_SLABS, Form
-from twinvae.frames import decoded_frames, encoded_frames, frame_batches
+from twinvae.frames import decoded_frames, encoded_frames, frame_batches, grouped
 from twinvae.jax.memory import peak_bytes
 from twinvae.plan import Plan
 from twinvae.sizes import shown
@@ -36,6 +36,7 @@ class Call(NamedTuple):
         sharding: of the clip.
         streamed: what comes out stays in its parts, and is not joined at the end.
         turns: how many such clips go through, one after the other: those of a batch that is sliced.
+        together: frame batches that devices in time run side by side.
     """
 
     operation: Operation
@@ -49,13 +50,14 @@ class Call(NamedTuple):
     sharding: Any = None
     streamed: bool = False
     turns: int = 1
+    together: int = 1
 
     @property
     def ways(self) -> tuple[Form, ...]:
         """The forms for the sharding, the fastest first: slabs run along the axis that is not sharded."""
         sharding = self.sharding
         by_rows = isinstance(sharding, jax.sharding.NamedSharding) and (*sharding.spec, *[None] * 5)[2] is not None
-        left_out = ROW_SLABS if by_rows else COLUMN_SLABS
+        left_out = ROW_SLABS if by_rows and COLUMN_SLABS in self.forms else COLUMN_SLABS
         return tuple(form for form in self.forms if form != left_out)
 
     @property
@@ -175,8 +177,9 @@ class Planner:
 
 
 def lengths(call: Call) -> list[int]:
-    """Frames, or latents, of each frame batch."""
-    return [batch.stop - batch.start for batch in frame_batches(call.shape[1], call.batch_size)]
+    """Frames, or latents, of each frame batch, or group of them that run side by side."""
+    batches = frame_batches(call.shape[1], call.batch_size)
+    return [batch.stop - batch.start for batch in grouped(batches, call.together)]
 
 
 def steps(config: VAEConfig, call: Call, itemsize: int) -> tuple[Step, ...]:
@@ -232,8 +235,17 @@ def longest(slices: Sequence[slice]) -> int:
 
 
 def shards(sharding: Any, shape: Shape) -> int:
-    """Into how many parts a sharding cuts an array."""
+    """Into how many parts a sharding cuts an array; what does not divide is filled up."""
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        sizes = [prod(sharding.mesh.shape[name] for name in _names(axis)) for axis in sharding.spec]
+        own = [-(-size // count) for size, count in zip(shape, [*sizes, *[1] * len(shape)], strict=False)]
+        return max(1, prod(shape) // prod(own))
     return 1 if sharding is None else -(-prod(shape) // prod(sharding.shard_shape(shape)))
+
+
+def _names(axis: Any) -> tuple[str, ...]:
+    """The mesh axes that one axis of an array is cut along."""
+    return () if axis is None else axis if isinstance(axis, tuple) else (axis,)
 
 
 def device_of(sharding: Any) -> jax.Device:  # pyright: ignore[reportInvalidTypeForm]  # jax has it as a variable

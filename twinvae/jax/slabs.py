@@ -88,11 +88,22 @@ def source_of(x: Frames, axis: int) -> Source:
     return Source(x.shape, x.dtype, at)
 
 
-def with_halo(at: Callable[[Array | int, int], Frames], first: Array | int, cells: int, size: int, axis: int) -> Frames:
-    """A slab and the cell on either side of it, which is zero beyond the frame, as a convolution's padding is."""
+def with_halo(
+    at: Callable[[Array | int, int], Frames],
+    first: Array | int,
+    cells: int,
+    size: int,
+    axis: int,
+    beyond: tuple[Array | int, Array | int] = (0, 0),
+) -> Frames:
+    """A slab and the cell on either side of it.
+
+    Args:
+        beyond: the cells on either side of all that there is: zero, as a convolution's padding is.
+    """
     above, below = jnp.maximum(first - HALO, 0), jnp.minimum(first + cells, size - HALO)
-    before = jnp.where(first > 0, at(above, HALO), 0)
-    after = jnp.where(first + cells < size, at(below, HALO), 0)
+    before = jnp.where(first > 0, at(above, HALO), beyond[0])
+    after = jnp.where(first + cells < size, at(below, HALO), beyond[1])
     return jnp.concatenate([before, at(first, cells), after], axis)
 
 

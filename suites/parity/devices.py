@@ -1,0 +1,279 @@
+"""Clips on meshes of 8 virtual CPU devices: rows of settings, and the process of its own that runs them.
+
+`devices.jsonl` is a covering array of `FACTORS` (`python -m suites.parity.devices --draw`), its first rows with every
+value at least once; `--all` holds every row against one device.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import twinvae
+from twinvae.bench.collectives import collectives
+from twinvae.bench.effort import quick_environment
+from twinvae.bench.halves import batched, stream, whole
+from twinvae.checkpoint import write_checkpoint
+from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
+from twinvae.seeded import seeded_tensors
+from twinvae.tensors import tensor_shapes
+
+Row = dict[str, Any]
+ROWS, DEVICES = Path(__file__).with_name("devices.jsonl"), 8
+ROOT = Path(__file__).parents[2]
+
+FACTORS: dict[str, tuple[Any, ...]] = {
+    "operation": ("decode", "encode"),
+    "mesh": ((1, 2, 1), (1, 2, 2), (2, 2, 2), (1, 1, 3), (1, 8, 1)),  # clips, time, rows
+    "frames": (33, 1, 3, 9, 14, 21),  # of video
+    "together": (2, 1),  # latents
+    "size": ((3, 2), (1, 3), (5, 1), (4, 2)),  # latent cells; a video has a pixel more
+    "clips": (1, 2, 3),
+}
+QUICK = 6  # rows that every run takes
+HOSTS_TAKE = 240  # seconds at most
+
+
+class Told(NamedTuple):
+    """What the process says of a row.
+
+    Args:
+        output: moments or video.
+        again: values of a second call that differ in any bit.
+        streamed: the same in chunks, the stream resumed after the first.
+        sharding: of the output, by axis.
+        warned: what it said of idle devices.
+        permutes, others: of the first group's program, how many permutations, and other collectives; of rows that are
+            `counted`.
+        bytes: that permutations send.
+        cache: bytes of the conv cache, of one device's clips.
+    """
+
+    output: np.ndarray
+    again: int
+    streamed: np.ndarray
+    sharding: list[str | None]
+    warned: list[str]
+    permutes: int
+    others: dict[str, int]
+    bytes: int
+    cache: int
+
+
+def rows() -> list[Row]:
+    return [as_row(json.loads(line)) for line in ROWS.read_text(encoding="utf-8").splitlines()]
+
+
+def as_row(fields: Row) -> Row:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+@cache
+def config_of(levels: int = 1) -> VAEConfig:
+    """The least that has every kind of layer, and halves frames so often."""
+    blocks = levels + 1
+    return VAEConfig(
+        block_out_channels=(2, 4, 2)[:blocks], down_block_types=(DOWN_BLOCK,) * blocks,
+        up_block_types=(UP_BLOCK,) * blocks, latent_channels=2, layers_per_block=1, norm_num_groups=2,
+        temporal_compression_ratio=2**levels,
+    )  # fmt: skip
+
+
+def clip_of(row: Row) -> np.ndarray:
+    config, decode = config_of(row.get("levels", 1)), row["operation"] == "decode"
+    ratio = 2**config.temporal_levels
+    frames = -(-row["frames"] // ratio) if decode else row["frames"]
+    sides = row["size"] if decode else tuple(side * config.spatial_compression + 1 for side in row["size"])
+    shape = (row["clips"], frames, *sides, config.latent_channels if decode else config.in_channels)
+    return np.random.default_rng(frames).uniform(-1, 1, shape)
+
+
+def together(row: Row) -> int:
+    ratio = 1 if row["operation"] == "decode" else 2 ** config_of(row.get("levels", 1)).temporal_levels
+    return row["together"] * ratio
+
+
+def short(row: Row) -> bool:
+    """Whether a frame batch is a single latent, so that a halo comes from two devices."""
+    latents = clip_of(row).shape[1] if row["operation"] == "decode" else row["frames"] // 2
+    return min(row["together"], latents) < 2
+
+
+def layers_of(row: Row) -> dict[str, int]:
+    """Layers of each kind by their tensors; of a resizing, the rows that it needs of others."""
+    decode = row["operation"] == "decode"
+    half = "decoder." if decode else "encoder."
+    shapes = [(name, shape) for name, shape in tensor_shapes(config_of(row.get("levels", 1))).items()
+              if name.startswith(half) and name.endswith(".weight")]  # fmt: skip
+    return {
+        "causal": sum(len(shape) == 5 and shape[2] == 3 for _, shape in shapes),
+        "resizing": sum(len(shape) == 4 for _, shape in shapes) * (2 if decode else 1),
+        "norm": sum(len(shape) == 1 for _, shape in shapes),
+    }
+
+
+def run(some: list[Row], programs: Path | None = None) -> list[Told]:
+    """Run rows in a process of its own, which sees the devices.
+
+    Args:
+        programs: a folder in which compiled programs are kept.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        for levels in {row.get("levels", 1) for row in some}:
+            write_checkpoint(place / f"levels{levels}", config_of(levels), seeded_tensors(config_of(levels), 0))
+        (place / "rows.json").write_text(json.dumps(some))
+        command = [sys.executable, "-m", "suites.parity.devices", folder]
+        done = subprocess.run(
+            command, env=_environment(DEVICES, programs), cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-4000:]}")
+        facts = json.loads((place / "told.json").read_text())
+        arrays = np.load(place / "told.npz")
+        return [Told(output=arrays[f"output{index}"], streamed=arrays[f"streamed{index}"], **told)
+                for index, told in enumerate(facts)]  # fmt: skip
+
+
+def on_two_hosts(row: Row, folder: Path, programs: Path | None = None) -> np.ndarray:
+    """What `examples/decode_on_mesh.py` writes, in two processes on the loopback that have half of the devices each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    write_checkpoint(folder / "vae", config_of(), seeded_tensors(config_of(), 0))
+    np.save(folder / "latents.npy", clip_of(row))
+    environment = _environment(np.prod(row["mesh"]) // 2, programs)
+    mesh = ",".join(f"{name}={count}" for name, count in zip(("clips", "time", "rows"), row["mesh"], strict=True))
+    command = [
+        sys.executable, "-m", "examples.decode_on_mesh", folder / "latents.npy", folder / "video.npy", "--mesh", mesh,
+        "--weights", folder / "vae", "--dtype", "float64", "--coordinator", address, "--processes", "2", "--process",
+    ]  # fmt: skip
+    pair = [subprocess.Popen([*command, str(process)], env=environment, cwd=ROOT, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True) for process in (0, 1)]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=HOSTS_TAKE)[0] for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+    if any(process.returncode for process in pair):
+        raise RuntimeError(f"two hosts ended with {[process.returncode for process in pair]}:\n{said[0]}\n{said[1]}")
+    return np.load(folder / "video.npy")
+
+
+def _environment(count: int, programs: Path | None) -> dict[str, str]:
+    """Of a process with so many devices, which compiles with little effort."""
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(programs), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"} if programs else {}  # fmt: skip
+    environment = os.environ | quick_environment() | {"JAX_PLATFORMS": "cpu"} | kept
+    flags = f"--xla_force_host_platform_device_count={count}"
+    return environment | {"XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {flags}"}
+
+
+def load(backend: str, folder: Path, row: Row) -> Any:
+    return twinvae.load(backend, weights=str(folder / f"levels{row.get('levels', 1)}"), dtype="float64")
+
+
+def expected(row: Row) -> np.ndarray:
+    """What diffusers gives on PyTorch."""
+    with tempfile.TemporaryDirectory() as folder:
+        place, config = Path(folder), config_of(row.get("levels", 1))
+        write_checkpoint(place / f"levels{row.get('levels', 1)}", config, seeded_tensors(config, 0))
+        return whole(load("torch", place, row), row["operation"], clip_of(row), together(row))
+
+
+# Inside of the process
+
+
+def tell(folder: Path) -> None:
+    facts, arrays, loaded = [], {}, {}
+    for index, fields in enumerate(json.loads((folder / "rows.json").read_text())):
+        row = as_row(fields)
+        key = row["mesh"], row.get("levels", 1), row.get("slab_bytes", 0), row.get("backend", "flax")
+        if key not in loaded:
+            clips, time, parts = row["mesh"]
+            loaded[key] = load(row.get("backend", "flax"), folder, row).on(
+                twinvae.make_mesh(clips=clips, time=time, rows=parts)
+            )
+            if row.get("slab_bytes"):
+                loaded[key].forms, loaded[key].slab_bytes = ("row slabs",), row["slab_bytes"]
+        told = told_of(loaded[key], row)
+        arrays |= {f"{name}{index}": told[name] for name in ("output", "streamed")}
+        facts.append({name: value for name, value in told.items() if name not in ("output", "streamed")})
+    np.savez(folder / "told.npz", **arrays)
+    (folder / "told.json").write_text(json.dumps(facts))
+
+
+def told_of(vae: Any, row: Row) -> dict[str, Any]:
+    import jax
+
+    operation, clip = row["operation"], clip_of(row)
+    with warnings.catch_warnings(record=True) as caught, batched(vae, operation, together(row)):
+        warnings.simplefilter("always")
+        call = (lambda: vae.decode(clip)) if operation == "decode" else (lambda: vae.encode(clip).moments)
+        out, again = call(), call()
+        groups = vae.schedule(operation, clip.shape[1])
+        begun = stream(vae, operation, clip)
+        head, rest = np.asarray(next(begun)), clip[:, groups[0].stop :]
+        chunks = stream(vae, operation, rest, begun.cache) if len(groups) > 1 else []
+        streamed = np.concatenate([head, *(np.asarray(chunk) for chunk in chunks)], axis=1)
+        first = clip[:, groups[0]].shape
+        text = vae.lower_step(operation, first, first=True).compile().as_text() if row.get("counted") else ""
+        with jax.enable_x64(True):
+            alone, clips = vae.on(None), -(-clip.shape[0] // row["mesh"][0])
+            shape = jax.ShapeDtypeStruct((clips, together(row), *clip.shape[2:]), np.float64)
+            _, kept = jax.eval_shape(lambda params, x: alone.step(operation, params, x, None), alone.params, shape)
+    found = collectives(text)
+    permutes = found.pop("collective-permute", None)
+    return {
+        "output": np.asarray(out),
+        "streamed": streamed,
+        "again": int(np.count_nonzero(np.asarray(out).view("u8") != np.asarray(again).view("u8"))),
+        "sharding": [None if axis is None else str(axis) for axis in (*out.sharding.spec, *[None] * 5)[:5]],
+        "warned": sorted({str(warning.message) for warning in caught}),
+        "permutes": permutes.count if permutes else 0,
+        "others": {kind: one.count for kind, one in found.items()},
+        "bytes": permutes.bytes if permutes else 0,
+        "cache": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)),
+    }
+
+
+# The rows
+
+
+def draw() -> None:
+    """Rows that hold every pair of values, the first ones every value."""
+    from covertable import make
+
+    found = [as_row(dict(row)) for row in make({name: list(values) for name, values in FACTORS.items()}, strength=2)]
+    missing, ordered = {(name, value) for name in FACTORS for value in FACTORS[name]}, []
+    while missing:
+        ordered.append(max(found, key=lambda row: len(missing & set(row.items()))))
+        missing -= set(ordered[-1].items())
+        found.remove(ordered[-1])
+    ROWS.write_text("".join(f"{json.dumps({name: row[name] for name in FACTORS})}\n" for row in [*ordered, *found]))
+    print(f"{len(ordered)} rows hold every value, {len(ordered) + len(found)} every pair")
+
+
+def main(argument: str) -> None:
+    if argument == "--draw":
+        draw()
+    elif argument == "--all":
+        for row, told in zip(rows(), run(rows()), strict=True):
+            want = expected(row)
+            print(row, *(np.abs(found - want).max() for found in (told.output, told.streamed)), told.again)
+    else:
+        tell(Path(argument))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,114 @@
+"""Clips on several devices: the numbers of one, whatever the mesh, the same again, and no more sent than halos."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from suites.parity import devices
+from suites.parity.bars import DEVICES, HALOS, HOSTS
+from twinvae.bench.bars import hold
+from twinvae.bench.compile_cache import FOLDER
+from twinvae.bench.metrics import max_abs
+
+pytestmark = [pytest.mark.needs("step"), pytest.mark.only(mode=("jit",), dtype=("float64",))]
+
+# Beside the first rows of the covering array: the default frame batches of two temporal levels, and slabs.
+SPECIAL = {
+    "defaults": {"operation": "decode", "mesh": (1, 4, 2), "frames": 33, "together": 2, "size": (3, 2), "clips": 1,
+                 "levels": 2},
+    "defaults, encode": {"operation": "encode", "mesh": (1, 2, 1), "frames": 21, "together": 2, "size": (2, 1),
+                         "clips": 1, "levels": 2},
+    "two hosts": {"operation": "decode", "mesh": (1, 2, 2), "frames": 9, "together": 2, "size": (3, 2), "clips": 1},
+    "slabs": {"operation": "decode", "mesh": (1, 2, 2), "frames": 9, "together": 2, "size": (3, 2), "clips": 1,
+              "slab_bytes": 1},
+    "torchax": {"operation": "decode", "mesh": (1, 2, 2), "frames": 9, "together": 2, "size": (3, 2), "clips": 1,
+                "backend": "torchax"},
+    "torchax, encode": {"operation": "encode", "mesh": (1, 2, 2), "frames": 9, "together": 2, "size": (3, 1),
+                        "clips": 1, "backend": "torchax"},
+}  # fmt: skip
+TIME_ALONE = "defaults, encode"
+COUNTED = (TIME_ALONE, "two hosts", "row 5")  # their programs: encode in time; decode in time and rows; encode in rows
+ROWS = {
+    name: row | {"counted": name in COUNTED}
+    for name, row in ({f"row {number}": row for number, row in enumerate(devices.rows()[: devices.QUICK], 1)}
+                      | SPECIAL).items()
+}  # fmt: skip
+
+
+def chosen(options):
+    """Every row of a backend that the options select."""
+    if "jit" in options.modes and "float64" in options.dtypes:
+        for name, row in ROWS.items():
+            if (backend := row.get("backend", "flax")) in options.backends:
+                yield {"row": name, "backend": backend, "mode": "jit", "dtype": "float64"}
+
+
+def counted(options):
+    return [case for case in chosen(options) if case["row"] in COUNTED]
+
+
+@pytest.fixture(scope="module")
+def programs(pytestconfig):
+    return pytestconfig.stash[FOLDER]
+
+
+@pytest.fixture(scope="module")
+def told(options, programs):
+    """What each row gave, all of one process."""
+    some = {case["row"]: ROWS[case["row"]] for case in chosen(options)}
+    return dict(zip(some, devices.run(list(some.values()), programs), strict=True))
+
+
+@pytest.mark.cases("row, backend, mode, dtype", chosen)
+def test_a_clip_on_any_mesh_is_what_diffusers_makes_of_it_and_so_is_its_stream(row, backend, mode, dtype, told, record):
+    want = devices.expected(ROWS[row])
+    assert told[row].output.shape == told[row].streamed.shape == want.shape
+    error = max(max_abs(found, want) for found in (told[row].output, told[row].streamed))
+    hold(record, DEVICES, {"max_abs": error, "values that differ when called again": told[row].again},
+         f"devices, {row}", operation=ROWS[row]["operation"])  # fmt: skip
+
+
+@pytest.mark.cases(
+    "row, backend, mode, dtype", lambda options: [row for row in chosen(options) if row["row"] in COUNTED]
+)
+def test_devices_send_a_halo_for_each_causal_convolution_and_sums_of_rows_alone(
+    row, backend, mode, dtype, told, record
+):
+    (_, time, parts), said, layers = ROWS[row]["mesh"], told[row], devices.layers_of(ROWS[row])
+    values = {"permutations": said.permutes, "all-reduces": said.others.get("all-reduce", 0),
+              "other collectives": sum(said.others.values()) - said.others.get("all-reduce", 0)}  # fmt: skip
+    in_time = layers["causal"] * (2 if devices.short(ROWS[row]) else 1)
+    limits = {
+        "permutations": (time > 1) * in_time + (parts > 1) * (2 * layers["causal"] + layers["resizing"]),
+        "all-reduces": (parts > 1) * 2 * layers["norm"],
+        "other collectives": 0,
+    }
+    bars = {name: HALOS[name]._replace(limit=limit) for name, limit in limits.items()}
+    hold(record, bars, values, f"devices, {row}", operation=ROWS[row]["operation"])
+
+
+@pytest.mark.only(mode=("jit",), dtype=("float64",), once=True)
+def test_what_a_device_in_time_receives_is_what_the_conv_cache_of_one_holds(told, record):
+    row = told[TIME_ALONE]
+    hold(record, {"bytes over the halos": HALOS["bytes over the halos"]},
+         {"bytes over the halos": row.bytes / row.cache}, f"devices, {TIME_ALONE}", backend="flax", mode="jit",
+         dtype="float64", operation=ROWS[TIME_ALONE]["operation"])  # fmt: skip
+
+
+@pytest.mark.only(mode=("jit",), dtype=("float64",), once=True)
+def test_results_are_sharded_as_the_mesh_where_they_divide_and_idle_devices_are_said(told):
+    assert told["row 4"].output.shape[:3] == (3, 2, 2)
+    assert told["row 4"].sharding[:3] == [None, "time", "rows"]  # of 3 clips on 2 devices, each has all
+    (said,) = told["row 1"].warned
+    assert "1 of 2 devices along 'time' are idle: there is work for 1, of 1 frame batches" in said
+    assert told["two hosts"].warned == []
+
+
+@pytest.mark.only(mode=("jit",), dtype=("float64",), once=True)
+def test_two_hosts_give_the_bits_of_one(told, programs, tmp_path, record):
+    row = "two hosts"
+    found = devices.on_two_hosts(ROWS[row], tmp_path, programs)
+    differing = np.count_nonzero(found.view("u8") != told[row].output.view("u8"))
+    hold(record, {"values that differ on two hosts": HOSTS}, {"values that differ on two hosts": differing},
+         f"devices, {row}", backend="flax", mode="jit", dtype="float64", operation="decode")  # fmt: skip

@@ -1,0 +1,154 @@
+"""Meshes without devices: what is dealt out to whom, which meshes are refused, and why."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import twinvae
+from twinvae.config import PRESETS
+from twinvae.frames import frame_batches, grouped
+from twinvae.interface import ConvCache
+from twinvae.jax.mesh import checked_mesh, deal, make_mesh
+from twinvae.jax.planner import shards
+
+TINY = PRESETS["tiny"]
+
+
+def mesh_of(clips=1, time=1, rows=1):
+    """What a deal asks a mesh for."""
+    return SimpleNamespace(shape={"clips": clips, "time": time, "rows": rows})
+
+
+def dealt(operation, frames, batch, starts=True, height=32, clips=1, **axes):
+    channels = TINY.in_channels if operation == "encode" else TINY.latent_channels
+    return deal(mesh_of(**axes), TINY, operation, (clips, frames, height, 32, channels), batch, starts)
+
+
+@pytest.mark.parametrize(
+    ("operation", "frames", "batch", "time", "expected"),
+    [
+        ("decode", 4, 2, 2, [0, 1, 2, 3]),
+        ("decode", 5, 2, 2, [0, 1, 2, 0, 3, 4]),
+        ("decode", 5, 2, 3, [0, 1, 2, 0, 3, 4, 0, 4, 4]),
+        ("decode", 3, 2, 2, [0, 1, 2, 0, 2, 2]),
+        ("decode", 3, 1, 3, [0, 1, 2]),
+        ("encode", 19, 8, 2, [*range(11), *range(3), *range(11, 19)]),
+        ("encode", 9, 8, 1, [*range(9)]),
+    ],
+)
+def test_each_device_takes_a_frame_batch_behind_the_place_of_the_remainder(operation, frames, batch, time, expected):
+    assert dealt(operation, frames, batch, time=time).frames() == expected
+
+
+def test_frame_batches_run_side_by_side_in_groups_whose_last_takes_what_is_left():
+    assert grouped(frame_batches(9, 2), 3) == [slice(0, 7), slice(7, 9)]
+
+
+def test_the_remainder_is_followed_through_every_layer():
+    assert dealt("encode", 19, 8, time=2).leads == ((11, 3), (6, 2), (3, 1))
+    assert dealt("decode", 5, 2, time=2).leads == ((3, 1), (5, 1), (9, 1))
+
+
+def test_rows_that_do_not_divide_are_filled_up_to_whole_latents():
+    assert dealt("decode", 2, 2, height=30, rows=4).dealt_shape == (1, 2, 32, 32, TINY.latent_channels)
+    assert dealt("encode", 8, 8, height=37, rows=2).rows == 24
+    assert dealt("decode", 2, 2, height=5, rows=4).idle() == [
+        "1 of 4 devices along 'rows' are idle: there is work for 3, of 5 rows"
+    ]
+
+
+def test_a_remainder_that_layers_join_with_its_batch_is_refused_where_it_cannot_be_one_devices():
+    with pytest.raises(
+        ValueError, match=r"encode of 7 frames, 3 together, cannot be dealt out in time.*remainder of 1"
+    ):
+        dealt("encode", 7, 3, time=2)
+    assert dealt("encode", 5, 3, time=2).batch == 5
+    assert dealt("encode", 7, 3, time=1).batch == 7
+
+
+def test_an_array_that_does_not_divide_is_cut_into_as_many_parts_as_its_largest_fills():
+    (device,) = jax.devices()[:1]
+    sharding = NamedSharding(Mesh(np.array([[device]]), ("clips", "rows")), PartitionSpec("clips", None, "rows"))
+    assert shards(sharding, (1, 5, 30, 8, 3)) == 1
+    assert shards(None, (1, 5, 30, 8, 3)) == 1
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"time": 0}, "clips=1, time=0, rows=1: each must be at least 1"),
+        ({"time": 4, "rows": 500}, r"takes 2000 devices, found .*xla_force_host_platform_device_count=2000"),
+        ({"time": 2, "devices": jax.devices()[:1]}, "takes 2 devices, found 1"),
+    ],
+)
+def test_a_mesh_of_other_devices_than_it_takes_is_refused(asked, words):
+    with pytest.raises(ValueError, match=words):
+        make_mesh(**asked)
+
+
+class Device:
+    def __init__(self, platform):
+        self.platform = platform
+
+
+def stand_in(names, platforms, shape):
+    devices = np.array([Device(platform) for platform in platforms]).reshape(shape)
+    return SimpleNamespace(axis_names=names, devices=devices, shape=dict(zip(names, shape, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("names", "platforms", "words"),
+    [
+        (("data", "rows"), ("cpu", "cpu"), r"'data', 'rows': expected names among clips, time, rows; rename 'data'"),
+        (("channels",), ("cpu", "cpu"), r"Channels cannot be sharded"),
+        (("time",), ("cpu", "tpu"), r"devices of cpu and tpu.*jax.devices\('tpu'\)"),
+    ],
+)
+def test_a_mesh_of_other_axes_or_of_two_platforms_is_refused(names, platforms, words):
+    with pytest.raises(ValueError, match=words):
+        checked_mesh(stand_in(names, platforms, (2,) if len(names) == 1 else (2, 1)))
+
+
+def test_axes_in_another_order_keep_their_devices():
+    given = stand_in(("rows", "time"), ["cpu"] * 6, (2, 3))
+    found = checked_mesh(given)
+    assert dict(found.shape) == {"clips": 1, "time": 3, "rows": 2}
+    assert (found.devices[0] == given.devices.T).all()
+
+
+def test_what_a_backend_cannot_share_is_said_with_the_axis_and_the_reason(monkeypatch):
+    monkeypatch.setattr("twinvae.jax.backend.checked_mesh", lambda mesh: mesh)
+    vae = twinvae.load("flax", preset="tiny")
+    vae.shared_axes = ("clips",)
+    with pytest.raises(ValueError, match=r"'flax' backend shares clips among devices, not time nor rows: its layers"):
+        vae.on(mesh_of(time=2, rows=2))
+    with pytest.raises(ValueError, match=r"a mesh runs compiled programs: load with jit=True"):
+        twinvae.load("flax", preset="tiny", jit=False).on(mesh_of(time=2))
+    with pytest.raises(ValueError, match=r"the 'torch' backend runs on one device"):
+        twinvae.load("torch", preset="tiny", mesh=mesh_of())
+
+
+def test_a_sharding_of_channels_or_beside_a_mesh_is_refused():
+    mesh = make_mesh()
+    channels = NamedSharding(mesh, PartitionSpec(None, None, None, None, "rows"))
+    vae = twinvae.load("flax", preset="tiny")
+    with pytest.raises(ValueError, match="shards channels, which every convolution needs all of"):
+        vae.plan((1, 3, 4, 4, 4), sharding=channels)
+    with pytest.raises(ValueError, match=r"on a mesh.*cannot take"):
+        vae.on(mesh).plan((1, 3, 4, 4, 4), sharding=NamedSharding(mesh, PartitionSpec("rows")))
+
+
+def test_a_stream_is_not_resumed_with_a_conv_cache_of_another_mesh():
+    vae = twinvae.load("flax", preset="tiny")
+    latents = np.zeros((1, 2, 4, 4, 4), np.float32)
+    cache = ConvCache("decode", "flax", vae.checkpoint, (1, 4, 4, "float32"), None, ({},), (1, 2, 1))
+    with pytest.raises(ValueError, match=r"its mesh \(clips, time, rows\) is \(1, 2, 1\), expected \(1, 1, 1\)"):
+        vae.decode_stream(latents, cache)
