@@ -25,11 +25,12 @@ pytestmark = [
     pytest.mark.only(mode=("jit",), large=False),
 ]
 
-# A clip of three frame batches, [b, t, h, w], and a larger one for which the same program is written.
-CLIPS = {
-    "longer": {"encode": ((1, 17, 16, 24), (1, 33, 16, 24)), "decode": ((1, 5, 2, 3), (1, 9, 2, 3))},
-    "more of them": {"encode": ((2, 17, 16, 24), (3, 17, 16, 24)), "decode": ((2, 5, 2, 3), (3, 5, 2, 3))},
-    "twice as high": {"encode": ((1, 17, 16, 24), (1, 17, 32, 24)), "decode": ((1, 5, 2, 3), (1, 5, 4, 3))},
+# Clips of three frame batches, [b, t, h, w], and larger ones for which the same program is written.
+CLIPS = {"encode": (2, 17, 16, 24), "decode": (2, 5, 2, 3)}
+LARGER = {
+    "longer": {"encode": (2, 33, 16, 24), "decode": (2, 9, 2, 3)},
+    "more of them": {"encode": (3, 17, 16, 24), "decode": (3, 5, 2, 3)},
+    "twice as high": {"encode": (2, 17, 32, 24), "decode": (2, 5, 4, 3)},
 }
 
 
@@ -59,15 +60,17 @@ LAYERS = {
 
 
 @pytest.mark.only(dtype=("float32",))
-@pytest.mark.parametrize("change", CLIPS)
-@pytest.mark.parametrize("operation", ["encode", "decode"])
+@pytest.mark.parametrize("change", LARGER)
+@pytest.mark.parametrize("operation", CLIPS)
 def test_a_program_is_written_once_for_clips_of_any_size(
-    operation, change, vae, backend, mode, dtype, model, record, benchmark
+    operation, change, vae, backend, mode, dtype, model, once, record, benchmark
 ):
     channels = model.config.in_channels if operation == "encode" else model.config.latent_channels
     lower = vae.lower_encode if operation == "encode" else vae.lower_decode
     start = time.perf_counter()
-    before, after = (written_operations(lower((*clip, channels))) for clip in CLIPS[change][operation])
+    before = once((__name__, model.label, backend, operation),
+                  lambda: written_operations(lower((*CLIPS[operation], channels))))  # fmt: skip
+    after = written_operations(lower((*LARGER[change][operation], channels)))
     hold(record, WRITTEN_ONCE, {GROWTH: after - before}, f"clips, {change}", operation=operation)
     replay(benchmark, [time.perf_counter() - start], "programs as written")
 

@@ -12,7 +12,6 @@ from twinvae import __main__, registry
 from twinvae.bench import checking, cli
 from twinvae.bench.checking import suite_options
 from twinvae.bench.cli import main
-from twinvae.bench.effort import little_effort
 from twinvae.bench.options import NAMES
 from twinvae.bench.places import BASELINES, ROOT, SUITES, alone
 from twinvae.bench.records import read_run
@@ -100,13 +99,12 @@ def test_baselines_that_are_missing_from_what_is_installed_are_noticed(empty, mo
 
 def test_a_plan_says_the_form_and_fails_where_nothing_fits(capsys):
     clip = ["plan", "9x64x96", "--preset", "tiny", "--dtype", "float32"]
-    with little_effort():
-        assert main(clip) == 0
-        assert "decode [1, 3, 8, 12, 4]: whole" in capsys.readouterr().out
-        assert main([*clip, "--operation", "encode"]) == 0
-        assert "encode [1, 9, 64, 96, 3]: whole" in capsys.readouterr().out
-        assert main([*clip, "--operation", "encode", "--memory-budget", "1MiB"]) == 1
-        assert "fits in no form into 1.0 MiB" in capsys.readouterr().out
+    assert main(clip) == 0
+    assert "decode [1, 3, 8, 12, 4]: whole" in capsys.readouterr().out
+    assert main([*clip, "--operation", "encode"]) == 0
+    assert "encode [1, 9, 64, 96, 3]: whole" in capsys.readouterr().out
+    assert main([*clip, "--operation", "encode", "--memory-budget", "1MiB"]) == 1
+    assert "fits in no form into 1.0 MiB" in capsys.readouterr().out
 
 
 def test_backends_are_listed_with_their_modules(capsys):

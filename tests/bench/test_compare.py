@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from jax import lax
@@ -11,7 +9,6 @@ from jax import lax
 from impl_flax.layers import CogVideoXCausalConv3d, CogVideoXUpsample3D
 from twinvae import VAEConfig, VideoVAE
 from twinvae.bench.compare import Comparison, Row, check_gradients, compare, compare_layers
-from twinvae.bench.effort import little_effort
 from twinvae.registry import backend_module
 from twinvae.seeded import seeded_tensors
 
@@ -25,12 +22,6 @@ CONFIG = VAEConfig(
     layers_per_block=1,
 )
 VIDEO = np.random.default_rng(0).uniform(-1, 1, (1, 3, 4, 6, 3))
-
-
-@pytest.fixture(autouse=True)
-def _effort() -> Iterator[None]:
-    with little_effort():
-        yield
 
 
 def loaded(backend: str, dtype: str = "float32") -> VideoVAE:

@@ -90,7 +90,7 @@ def test_a_call_is_traced_once_it_is_warm_and_its_trace_is_printed(run, tmp_path
 def test_a_suites_vae_is_traced_and_its_test_that_feeds_nan_is_let_pass(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     case = "suites/parity/test_bad_input.py::test_nan_in_the_input_goes_where_the_reference_takes_it"
-    options = ["--preset", "tiny", "--backend", "flax", "--dtype", "float32", "--mode", "eager", "--platform", "cpu"]
+    options = ["--preset", "tiny", "--backend", "flax", "--dtype", "float32", "--mode", "jit", "--platform", "cpu"]
     folders = ["--report-dir", str(tmp_path / "out"), "--trace-dir", str(tmp_path / "traces")]
     assert pytest.main([case, *options, *folders, "--debug-nans", "-q", "-p", "no:cacheprovider"]) == 0
     assert len(list((tmp_path / "traces").rglob("perfetto_trace.json.gz"))) == 1

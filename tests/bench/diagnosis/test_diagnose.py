@@ -8,7 +8,6 @@ import twinvae
 from examples.flawed_port import FlawedVAE
 from twinvae.bench.diagnosis.diagnose import Diagnosis, diagnose
 from twinvae.bench.diagnosis.experiments import CASES, subject_of
-from twinvae.bench.effort import little_effort
 from twinvae.seeded import seeded_tensors
 
 FEW = ("one latent", "two latents", "four latents, two frame batches", "one frame", "three frames")
@@ -19,8 +18,7 @@ TENSORS = seeded_tensors(CONFIG, 0)
 def diagnosed(port: type[FlawedVAE], whole_alone: bool = False, names=FEW) -> Diagnosis:
     subject = subject_of(port(CONFIG, TENSORS), CONFIG, TENSORS)
     subject = subject._replace(has=frozenset()) if whole_alone else subject
-    with little_effort():
-        return diagnose(subject, "port", cases=[case for case in CASES if case.name in names], seconds=6)
+    return diagnose(subject, "port", cases=[case for case in CASES if case.name in names], seconds=6)
 
 
 class InOneBlock(FlawedVAE):

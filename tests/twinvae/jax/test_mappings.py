@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import twinvae
-from twinvae.bench.effort import little_effort
 from twinvae.bench.xla_cost import compiled, stages
 from twinvae.jax import mappings
 
@@ -44,12 +43,11 @@ def test_programs_stay_where_there_is_room_or_few_were_compiled_or_there_is_no_s
 
 @pytest.mark.filterwarnings("ignore:compiled programs hold")
 def test_a_call_makes_room_first_and_gives_the_same_again(few):
-    with little_effort():
-        vae = twinvae.load("flax")
-        latents = np.zeros((1, 1, 1, 2, vae.config.latent_channels), np.float32)
-        before = np.asarray(vae.decode(latents))
-        compile_programs(mappings.EVERY)
-        with stages() as found:
-            after = np.asarray(vae.decode(latents))
+    vae = twinvae.load("flax")
+    latents = np.zeros((1, 1, 1, 2, vae.config.latent_channels), np.float32)
+    before = np.asarray(vae.decode(latents))
+    compile_programs(mappings.EVERY)
+    with stages() as found:
+        after = np.asarray(vae.decode(latents))
     assert compiled(found), "nothing was dropped"
     np.testing.assert_array_equal(before, after)

@@ -22,7 +22,6 @@ from twinvae.tiles import Operation
 
 OPERATIONS: tuple[Operation, ...] = ("decode", "encode")
 SECONDS = 120.0
-COARSE = 1e-6  # relative: what computing in float32 leaves of a model in float64
 
 
 class Diagnosis(NamedTuple):
