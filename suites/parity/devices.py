@@ -25,6 +25,7 @@ from twinvae.bench.effort import quick_environment
 from twinvae.bench.halves import batched, stream, whole
 from twinvae.checkpoint import write_checkpoint
 from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
+from twinvae.frames import frame_batches
 from twinvae.seeded import seeded_tensors
 from twinvae.tensors import tensor_shapes
 
@@ -50,7 +51,7 @@ class Told(NamedTuple):
     Args:
         output: moments or video.
         again: values of a second call that differ in any bit.
-        streamed: the same in chunks, the stream resumed after the first.
+        streamed: the same in chunks, the stream resumed after its first frame batch.
         sharding: of the output, by axis.
         warned: what it said of idle devices.
         permutes, others: of the first group's program, how many permutations, and other collectives; of rows that are
@@ -222,8 +223,10 @@ def told_of(vae: Any, row: Row) -> dict[str, Any]:
         call = (lambda: vae.decode(clip)) if operation == "decode" else (lambda: vae.encode(clip).moments)
         out, again = call(), call()
         groups = vae.schedule(operation, clip.shape[1])
-        begun = stream(vae, operation, clip)
-        head, rest = np.asarray(next(begun)), clip[:, groups[0].stop :]
+        # Stopped after its first frame batch, where other devices have none, and resumed.
+        stop = frame_batches(clip.shape[1], together(row))[0].stop if len(groups) > 1 else clip.shape[1]
+        begun = stream(vae, operation, clip[:, :stop])
+        head, rest = np.asarray(next(begun)), clip[:, stop:]
         chunks = stream(vae, operation, rest, begun.cache) if len(groups) > 1 else []
         streamed = np.concatenate([head, *(np.asarray(chunk) for chunk in chunks)], axis=1)
         first = clip[:, groups[0]].shape

@@ -153,12 +153,20 @@ class PortVAE(VideoVAE):
 
     def raw(self, operation: Operation, clip: np.ndarray) -> dict[str, np.ndarray]:
         """What a call returns, in the port's own layout; the clip is channel-last and in [-1, 1]."""
-        if operation == "encode":
-            clip = _scaled(clip, (-1.0, 1.0), self.ways.value_range)
         return self.ask(
-            "run", operation, operation=operation, clip=arranged(clip, self.ways.takes), kind=self.ways.kind,
+            "run", operation, operation=operation, clip=self._given(operation, clip), kind=self.ways.kind,
             settings=self._settings(),
         )  # fmt: skip
+
+    def _given(self, operation: Operation, clip: np.ndarray) -> np.ndarray:
+        """A clip as the port takes it: in its range, its axes in its order."""
+        clip = _scaled(clip, VIDEO, self.ways.value_range) if operation == "encode" else clip
+        return arranged(clip, self.ways.takes)
+
+    def _taken(self, operation: Operation, found: np.ndarray) -> np.ndarray:
+        """What the port gives, channel-last, a video in [-1, 1]."""
+        found = channel_last(found, self.ways.gives[operation])
+        return _scaled(found, self.ways.value_range, VIDEO) if operation == "decode" else found
 
     def encode(self, video: Video) -> Posterior:
         posterior = super().encode(video)
@@ -168,9 +176,9 @@ class PortVAE(VideoVAE):
         clip = arrays.to_numpy(clip)
         self._check_taken(operation, clip.shape)
         parts = self.raw(operation, clip)
-        found = {name: channel_last(part, self.ways.gives[operation]) for name, part in parts.items()}
+        found = {name: self._taken(operation, part) for name, part in parts.items()}
         if operation == "decode":
-            return _scaled(found["video"], self.ways.value_range, (-1.0, 1.0))
+            return found["video"]
         if "moments" in found:
             return found["moments"]
         if "logvar" not in found:
@@ -210,17 +218,17 @@ class PortVAE(VideoVAE):
         return self._method("state_dict")
 
     def activations(self, operation: Operation, clip: Video) -> dict[str, Video]:
-        clip = arranged(arrays.to_numpy(self.checked(operation, clip)), self.ways.takes)
+        clip = self._given(operation, arrays.to_numpy(self.checked(operation, clip)))
         found = self._method("activations", operation, clip)
         return {name: channel_last(activation, self.ways.takes) for name, activation in found.items()}
 
     def gradients(self, video: Video, cotangent: Video) -> dict[str, np.ndarray]:
-        clips = (
-            arrays.to_numpy(self.checked("encode", video)),
-            arrays.to_numpy(cotangent).astype(arrays.DTYPES[self.dtype]),
-        )
-        found = self._method("gradients", *(arranged(clip, self.ways.takes) for clip in clips))
-        return found | {"video": channel_last(found["video"], self.ways.takes)} if "video" in found else found
+        low, high = self.ways.value_range
+        scale = arrays.DTYPES[self.dtype].type((high - low) / 2)  # of a video in the port's range over one in ours
+        clip = self._given("encode", arrays.to_numpy(self.checked("encode", video)))
+        of_output = arrays.to_numpy(cotangent).astype(arrays.DTYPES[self.dtype]) / scale
+        found = self._method("gradients", clip, arranged(of_output, self.ways.takes))
+        return found | {"video": channel_last(found["video"], self.ways.takes) * scale} if "video" in found else found
 
     def encode_stream(self, video: Video, cache: Any = None) -> Iterator[Video]:  # type: ignore[override]
         return self._stream("encode", video, cache)
@@ -233,10 +241,10 @@ class PortVAE(VideoVAE):
         if cache is not None:
             raise NotTaken("its conv caches stay in its process")
         clip = arrays.to_numpy(self.checked(operation, clip))
-        chunks = self._method(f"{operation}_stream", arranged(clip, self.ways.takes))
+        chunks = self._method(f"{operation}_stream", self._given(operation, clip))
         if not isinstance(chunks, list) or not all(isinstance(chunk, np.ndarray) for chunk in chunks):
             raise PortGave(f"{operation}_stream gave no arrays: expected an iterator over chunks of frames")
-        return (channel_last(chunk, self.ways.gives[operation]) for chunk in chunks)
+        return (self._taken(operation, chunk) for chunk in chunks)
 
     def __del__(self) -> None:
         self._process.dropped.append(self._number)
