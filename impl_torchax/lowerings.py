@@ -212,10 +212,8 @@ def _convolution(
         sides = rows, (pads[1], pads[1])
         if frames.ndim == 5:
             return rounded(convolve3d(frames, kernel, stride, sides, dilation))
-        if not gpu:
-            return rounded(convolve2d(frames, kernel, stride, sides))
         # diffusers sees to it that no 3-D convolution is too large, and not to this one.
-        return in_pieces(lambda clip: rounded(convolve2d(clip[0], kernel, stride, sides))[None], frames[None])[0]
+        return in_pieces(lambda frames: rounded(convolve2d(frames, kernel, stride, sides)), frames, axis=0)
 
     if slabs is not None and set(stride) == {1} and set(kernel.shape[:-2]) == {1}:
         # As a product, in this layout and by itself: else XLA keeps float32 sums, or those of eight strips, in full.

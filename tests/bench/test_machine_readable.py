@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.bench.synthetic import broken, parity_records, write_run
+from tests.bench.synthetic import RUN, broken, parity_records, write_run
 from twinvae.bench.machine_readable import BADGE, VERDICT, badge, write_machine_readable
 from twinvae.bench.records import RunFile
 from twinvae.bench.report import judge_suites
@@ -43,3 +43,12 @@ def test_the_badge_and_the_json_say_what_the_run_came_to(case, tmp_path):
     assert sum(verdict["suites"]["parity"]["values"].values()) == len(records)
     if case == "a test fails":
         assert verdict["suites"]["parity"]["failures"][0]["message"] == "PortRaised: decode raised"
+
+
+@pytest.mark.parametrize("partial", ["parity", "tiling"])
+def test_a_badge_of_two_suites_is_green_where_both_are_whole(partial, tmp_path):
+    for suite in ("parity", "tiling"):
+        records = [record.model_copy(update={"suite": suite}) for record in RECORDS[:2]]
+        write_run(tmp_path, records, RUN.model_copy(update={"suite": suite}), complete=suite != partial)
+    shown = badge(judge_suites(tmp_path, tmp_path / "none", "cpu"))
+    assert (shown["message"], shown["color"]) == ("4 values agree, in part", "yellowgreen")

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -110,6 +111,19 @@ def test_foreign_load_is_what_others_take(monkeypatch):
     with timing.foreign_load() as load:
         pass
     assert load == [pytest.approx(0.5)]
+
+
+@pytest.mark.parametrize(("kind", "busy"), [
+    ("user", 1), ("nice", 1), ("system", 1), ("irq", 1), ("softirq", 1), ("steal", 1),
+    ("idle", 0), ("iowait", 0), ("guest", 0), ("guest_nice", 0),
+])  # fmt: skip
+def test_time_that_a_core_was_not_to_be_had_counts_as_busy_and_no_other(kind, busy, monkeypatch):
+    times = namedtuple("times", "user nice system idle iowait irq softirq steal guest guest_nice")
+    none = times(*[0.0] * 10)
+    monkeypatch.setattr(timing, "_cores", lambda: [1])
+    cores = [none._replace(user=9.0), none._replace(**{kind: 2.0})]
+    monkeypatch.setattr(timing.psutil, "cpu_times", lambda percpu: cores)
+    assert timing._busy_seconds() == 2.0 * busy
 
 
 def test_what_a_child_takes_is_not_foreign():

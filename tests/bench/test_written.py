@@ -42,6 +42,13 @@ def test_precision_is_read_from_a_program_for_any_platform(product, platform):
 
 
 @pytest.mark.parametrize("product", [convolve, multiply])
+@pytest.mark.parametrize("bits", [("highest", "default"), ("default", "highest"), ("high", "highest")])
+def test_one_operand_in_fewer_bits_is_a_product_in_fewer_bits(product, bits):
+    text = text_of(lambda x, w: product(x, w, precision=bits, preferred_element_type=jnp.float32))
+    assert written.products_in_fewer_bits(text, "float32") == 1
+
+
+@pytest.mark.parametrize("product", [convolve, multiply])
 def test_rounded_sums_are_fewer_bits_where_nobody_adds_up_in_more(product):
     rounded = text_of(product, "bfloat16")
     assert written.products_in_fewer_bits(rounded, "bfloat16") == 1

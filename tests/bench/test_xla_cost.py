@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxlib.mlir import ir
 
 from twinvae.bench.xla_cost import Stage, compiled, dispatches, program_costs, seconds_by_stage, stages
 
@@ -48,6 +49,21 @@ def test_a_python_loop_shows_in_the_program_as_written(plain):
         return jnp.concatenate([2 * convolve(x, w)[:, row : row + 1] for row in range(8)], axis=1)
 
     assert costs(rows, X, W)["operations as written"] > plain["operations as written"] + 16
+
+
+@pytest.mark.parametrize("operation", [
+    lambda x: x[jnp.array([0, 0, 0]), 1:3],
+    lambda x: x.at[jnp.array([0])].add(1.0),
+    lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"),
+    lambda x: jnp.sort(x, axis=1),
+    lambda x: x + 1,
+], ids=["gather", "scatter", "reduce_window", "sort", "add"])  # fmt: skip
+def test_every_way_in_which_an_operation_is_written_is_counted(operation):
+    lowered = jax.jit(operation).lower(X)
+    names = []
+    lowered.compiler_ir("stablehlo").operation.walk(lambda one: names.append(one.name) or ir.WalkResult.ADVANCE)
+    expected = [name for name in names if name.startswith("stablehlo.") and name != "stablehlo.return"]
+    assert program_costs(lowered)["operations as written"] == len(expected)
 
 
 @pytest.mark.parametrize(("wide", "count"), [(False, 0), (True, 1)])

@@ -85,26 +85,24 @@ def _seen(frames: int, taps: int, stride: int, dilation: int) -> list[slice]:
     return [slice(start, start + last + 1, stride) for start in range(0, dilation * taps, dilation)]
 
 
-def in_pieces(
-    convolve: Callable[[Float[Array, "b t h w c"]], Float[Array, "b s g v o"]],
-    x: Float[Array, "b t h w c"],
-    seen: int = 0,
-) -> Float[Array, "b s g v o"]:
+def in_pieces(convolve: Callable[[Array], Array], x: Array, seen: int = 0, axis: int = 1) -> Array:
     """`convolve(x)`, on a GPU as few frames at a time as keep each piece within `INDEXED` numbers.
 
     Args:
         seen: earlier frames that each frame of the result is made from; `x` has them at its front.
+        axis: of frames.
     """
     if not on_gpu():
         return convolve(x)
     made = jax.eval_shape(convolve, x).shape
-    frames = made[1]
-    most = INDEXED // max(prod(x.shape) // x.shape[1], prod(made) // frames) - seen
+    frames = made[axis]
+    most = INDEXED // max(prod(x.shape) // x.shape[axis], prod(made) // frames) - seen
     if frames <= most or most < 1:
         return convolve(x)
     count = -(-frames // most)
     bounds = [frames * piece // count for piece in range(count + 1)]
-    return jnp.concatenate([convolve(x[:, first : last + seen]) for first, last in pairwise(bounds)], axis=1)
+    parts = [lax.slice_in_dim(x, first, last + seen, axis=axis) for first, last in pairwise(bounds)]
+    return jnp.concatenate([convolve(part) for part in parts], axis)
 
 
 def _every_frame(

@@ -21,6 +21,7 @@ from twinvae.port.layouts import CHANNEL_LAST, arranged, channel_last
 from twinvae.port.process import Process
 from twinvae.posterior import Posterior
 
+VIDEO = (-1.0, 1.0)  # the range of a video
 CALL_LIMIT = 120.0  # seconds; see `Budget`
 NUMBERS = itertools.count()
 
@@ -154,16 +155,16 @@ class PortVAE(VideoVAE):
     def raw(self, operation: Operation, clip: np.ndarray) -> dict[str, np.ndarray]:
         """What a call returns, in the port's own layout; the clip is channel-last and in [-1, 1]."""
         return self.ask(
-            "run", operation, operation=operation, clip=self._given(operation, clip), kind=self.ways.kind,
+            "run", operation, operation=operation, clip=self._put(operation, clip), kind=self.ways.kind,
             settings=self._settings(),
         )  # fmt: skip
 
-    def _given(self, operation: Operation, clip: np.ndarray) -> np.ndarray:
+    def _put(self, operation: Operation, clip: np.ndarray) -> np.ndarray:
         """A clip as the port takes it: in its range, its axes in its order."""
         clip = _scaled(clip, VIDEO, self.ways.value_range) if operation == "encode" else clip
         return arranged(clip, self.ways.takes)
 
-    def _taken(self, operation: Operation, found: np.ndarray) -> np.ndarray:
+    def _got(self, operation: Operation, found: np.ndarray) -> np.ndarray:
         """What the port gives, channel-last, a video in [-1, 1]."""
         found = channel_last(found, self.ways.gives[operation])
         return _scaled(found, self.ways.value_range, VIDEO) if operation == "decode" else found
@@ -176,7 +177,7 @@ class PortVAE(VideoVAE):
         clip = arrays.to_numpy(clip)
         self._check_taken(operation, clip.shape)
         parts = self.raw(operation, clip)
-        found = {name: self._taken(operation, part) for name, part in parts.items()}
+        found = {name: self._got(operation, part) for name, part in parts.items()}
         if operation == "decode":
             return found["video"]
         if "moments" in found:
@@ -218,14 +219,14 @@ class PortVAE(VideoVAE):
         return self._method("state_dict")
 
     def activations(self, operation: Operation, clip: Video) -> dict[str, Video]:
-        clip = self._given(operation, arrays.to_numpy(self.checked(operation, clip)))
+        clip = self._put(operation, arrays.to_numpy(self.checked(operation, clip)))
         found = self._method("activations", operation, clip)
         return {name: channel_last(activation, self.ways.takes) for name, activation in found.items()}
 
     def gradients(self, video: Video, cotangent: Video) -> dict[str, np.ndarray]:
         low, high = self.ways.value_range
         scale = arrays.DTYPES[self.dtype].type((high - low) / 2)  # of a video in the port's range over one in ours
-        clip = self._given("encode", arrays.to_numpy(self.checked("encode", video)))
+        clip = self._put("encode", arrays.to_numpy(self.checked("encode", video)))
         of_output = arrays.to_numpy(cotangent).astype(arrays.DTYPES[self.dtype]) / scale
         found = self._method("gradients", clip, arranged(of_output, self.ways.takes))
         return found | {"video": channel_last(found["video"], self.ways.takes) * scale} if "video" in found else found
@@ -241,10 +242,10 @@ class PortVAE(VideoVAE):
         if cache is not None:
             raise NotTaken("its conv caches stay in its process")
         clip = arrays.to_numpy(self.checked(operation, clip))
-        chunks = self._method(f"{operation}_stream", self._given(operation, clip))
+        chunks = self._method(f"{operation}_stream", self._put(operation, clip))
         if not isinstance(chunks, list) or not all(isinstance(chunk, np.ndarray) for chunk in chunks):
             raise PortGave(f"{operation}_stream gave no arrays: expected an iterator over chunks of frames")
-        return (self._taken(operation, chunk) for chunk in chunks)
+        return (self._got(operation, chunk) for chunk in chunks)
 
     def __del__(self) -> None:
         self._process.dropped.append(self._number)

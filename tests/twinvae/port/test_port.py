@@ -151,6 +151,41 @@ def encode(x, ours=encode):
     np.testing.assert_allclose(vae.decode(LATENTS * 0), -1)
 
 
+def test_streams_activations_and_gradients_keep_to_the_ports_range_too(tmp_path):
+    more = (
+        CLASS
+        + """
+    def encode_stream(self, x): return iter([x[..., :1]])
+    def decode_stream(self, z): return iter([np.full_like(z[..., :3], 255.0), np.zeros_like(z[..., :3])])
+    def gradients(self, video, cotangent): return {"video": cotangent * 0 + video.max(), "weight": cotangent}
+value_range = (0, 255)
+def make(config): return Mine(0)
+"""
+    )
+    vae = loaded(written(tmp_path, more))
+    ones = np.ones_like(VIDEO)
+    assert [float(chunk.max()) for chunk in vae.encode_stream(ones)] == [255]
+    assert [(float(chunk.min()), float(chunk.max())) for chunk in vae.decode_stream(LATENTS)] == [(1, 1), (-1, -1)]
+    assert vae.activations("encode", ones)["encode"].max() == 255
+    # A video in the port's range moves 127.5 times as far: so do gradients of it, and those of what comes out do not.
+    gradients = vae.gradients(ones, ones)
+    np.testing.assert_allclose(gradients["weight"], 1 / 127.5, rtol=1e-6)
+    np.testing.assert_allclose(gradients["video"], 255 * 127.5, rtol=1e-6)
+
+
+def test_an_overlap_of_none_reaches_a_port_whose_method_takes_zero_for_its_default(tmp_path):
+    more = CLASS.replace("self.count = tensors", "self.tile_overlap_factor_height = 0.25").replace(
+        "self.count", "self.tile_overlap_factor_height") + """
+    def enable_tiling(self, tile_sample_min_height=None, tile_sample_min_width=None,
+                      tile_overlap_factor_height=None, tile_overlap_factor_width=None):
+        self.tile_overlap_factor_height = tile_overlap_factor_height or 0.25
+    def disable_tiling(self): pass
+"""  # fmt: skip
+    vae = loaded(written(tmp_path, more))
+    vae.enable_tiling(16, 16, tile_overlap_factor_height=0, tile_overlap_factor_width=0)
+    assert vae.decode(LATENTS).max() == 0
+
+
 TAKES = {
     "multiples of 8": ("h % 8 == w % 8 == 0", "multiples of 8", (1, 9, 17, 24), (1, 9, 16, 24)),
     "multiples of 16": ("h % 16 == w % 16 == 0", "multiples of 16", (1, 9, 24, 32), (1, 9, 16, 32)),
