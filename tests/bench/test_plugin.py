@@ -302,6 +302,14 @@ def test_a_test_that_fails_again_has_failed(tiny, tmp_path):
     assert [failure.message for failure in tiny(Repeat()).failures][:1] == ["one x: 2, past its limit"]
 
 
+def test_a_test_that_fails_each_time_it_is_run_has_failed_though_its_teardown_passes(tiny, tmp_path):
+    alone_in(tmp_path, "hopeless", "def test_raises():\n    assert False, 'always'\n")
+    data = tiny(Rerun())
+    assert [failure.test for failure in data.failures] == ["suites/tiny/test_hopeless.py::test_raises"]
+    assert data.end.exit_status == 1
+    assert "passed when they were run again" not in page(tmp_path)
+
+
 def page(tmp_path: Path) -> str:
     return (tmp_path / "out" / "cpu" / "tiny.md").read_text()
 

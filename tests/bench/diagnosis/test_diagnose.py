@@ -84,3 +84,23 @@ def test_an_output_that_is_diffusers_times_a_number_is_said_to_be():
     (finding,) = diagnosed(Scaled, whole_alone=True, names=("one latent",)).findings
     assert finding.kind == "outside"
     assert any(line.startswith("It is diffusers' output times 1.25 plus") for line in finding.evidence)
+
+
+class ToFloat32(FlawedVAE):
+    off = 0.0
+
+    def encode(self, video):
+        return super().encode(video).astype(np.float32)
+
+    def decode(self, latents):
+        out = super().decode(latents)
+        return (out + self.off * np.sin(9 * out)).astype(np.float32)
+
+
+class OffInTheFourthDigit(ToFloat32):
+    off = 3e-4
+
+
+def test_a_float32_output_is_right_to_its_rounding_and_wrong_in_its_fourth_digit():
+    assert not diagnosed(ToFloat32, whole_alone=True, names=("one latent",)).findings
+    assert diagnosed(OffInTheFourthDigit, whole_alone=True, names=("one latent",)).findings
