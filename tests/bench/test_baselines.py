@@ -297,6 +297,23 @@ def test_what_is_known_is_kept_in_the_file_with_its_reason_and_owner(tmp_path):
     assert '"known":{"reason":"pooling is reshaped","owner":"kim"}' in path.read_text()
 
 
+@pytest.mark.parametrize(
+    ("failed", "refused"),
+    [(("test_past",), None), (("test_right",), "test_right"), (("test_past", "test_without_a_value"),
+     "test_without_a_value"), ((), None)],
+)  # fmt: skip
+def test_of_failed_tests_only_those_of_the_values_accepted_are_known(tmp_path, folders, path, capsys, failed, refused):
+    def fail(file):
+        for test in failed:
+            file.failure(test, "boom", "pytest")
+
+    records = [record("past", 1.0, limit=0.5, test="test_past"), record("right", 0.1, limit=0.5, test="test_right")]
+    write_run(tmp_path / "reports", records, exit_status=1, extra=fail)
+    accepted = main(["baseline", *folders, "--yes", "--known", "pooling is reshaped", "--owner", "kim"])
+    assert (accepted, path.exists()) == ((2, False) if refused else (0, True))
+    assert not refused or f"1 test failed; the first: {refused}" in capsys.readouterr().out
+
+
 def test_a_known_failure_is_accepted_by_name_and_then_passes(tmp_path, folders, path, capsys):
     data = write_run(tmp_path / "reports", BROKEN)
     assert main(["baseline", *folders, "--yes"]) == 2

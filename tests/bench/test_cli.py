@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.table import Table
 
 from twinvae import __main__, registry
 from twinvae.bench import checking, cli
@@ -15,6 +16,7 @@ from twinvae.bench.cli import main
 from twinvae.bench.options import NAMES
 from twinvae.bench.places import BASELINES, ROOT, SUITES, alone
 from twinvae.bench.records import read_run
+from twinvae.bench.report import Summary
 
 ONE = "suites/parity/test_posterior.py::test_a_posterior_is_that_of_diffusers[float32-ordinary-numpy]"
 
@@ -89,6 +91,18 @@ def test_bad_input_is_status_2_with_words_and_nothing_written(empty, capsys, arg
     assert main(arguments) == 2
     assert words in capsys.readouterr().err
     assert [path.name for path in empty.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("failing", [(), ("cpu",), ("gpu-h100",), ("tpu-v6e",), ("cpu", "tpu-v6e")])
+def test_a_report_is_status_1_whichever_of_the_platforms_failed(empty, monkeypatch, failing):
+    for name in ("cpu", "gpu-h100", "tpu-v6e"):
+        records = empty / "reports" / "local" / name / "records"
+        records.mkdir(parents=True)
+        (records / "parity.jsonl").touch()
+    monkeypatch.setattr(
+        cli, "write_report", lambda reports, baselines, name: Summary(name in failing, Table(), (), Path("index.md"))
+    )
+    assert main(["report"]) == bool(failing)
 
 
 def test_baselines_that_are_missing_from_what_is_installed_are_noticed(empty, monkeypatch, capsys):

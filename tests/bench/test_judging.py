@@ -23,6 +23,7 @@ VALUES = NUMBERS | st.sampled_from([math.nan, math.inf, -math.inf, None])
 DIRECTIONS = st.sampled_from(["lower", "higher"])
 TOLERANCES = st.sampled_from([1.0, 1.05, 1.25, 2.0, 10.0, math.inf])
 NO_ENTRY = "no entry"
+DOUBTS = st.sampled_from(["", "another machine"])
 BEFORE = VALUES | st.just(NO_ENTRY)
 FAILING = ("wrong", "regressed")
 
@@ -45,13 +46,15 @@ def spreads(draw: Any) -> tuple[float, float]:
     return draw(st.sampled_from([0.0, 1e-7, 0.1])), draw(st.sampled_from([0.0, 1e-7, 0.1]))
 
 
-def status(value: float | None, before: Any, rule: dict[str, Any], spread: Any = None) -> str:
+def status(
+    value: float | None, before: Any, rule: dict[str, Any], spread: Any = None, incomparable: str = "", doubt: str = ""
+) -> str:
     interval = None
     if spread and value is not None and rule["kind"] != "exact":
         interval = value - spread[0], value + spread[1]
     record = Record(suite="parity", case="norm", metric="mae", value=value, interval=interval, **rule)
     entry = None if before == NO_ENTRY else Entry(case="norm", metric="mae", value=before)
-    return judge(record, entry).status
+    return judge(record, entry, incomparable, doubt).status
 
 
 def badness(value: float | None, better: str) -> float:
@@ -99,10 +102,13 @@ def test_holding_a_value_more_tightly_never_makes_it_pass(rule, value, before, s
 
 
 @EXAMPLES
-@given(rules(), VALUES, BEFORE)
-def test_what_is_past_its_limit_fails_and_so_does_no_number_where_there_is_a_limit(rule, value, before):
-    past = rule["limit"] is not None and badness(value, rule["better"]) > badness(rule["limit"], rule["better"])
-    assert (status(value, before, rule) == "wrong") == past or rule["limit"] is None
+@given(rules(), VALUES, NUMBERS, BEFORE, DOUBTS, DOUBTS)
+def test_what_is_past_its_limit_is_wrong_and_so_is_no_number_whatever_is_doubted_of_the_baseline(
+    rule, value, limit, before, incomparable, doubt
+):
+    past = badness(value, rule["better"]) > badness(limit, rule["better"])
+    found = status(value, before, rule | {"limit": limit}, incomparable=incomparable, doubt=doubt)
+    assert (found == "wrong") == past
 
 
 @EXAMPLES

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from twinvae import PRESETS
 from twinvae.bench.clips import synthetic_clip
 from twinvae.bench.options import NAMES, Model, check_clip, read_options, selected
+from twinvae.bench.ports import Taken
 from twinvae.checkpoint import write_checkpoint
 from twinvae.seeded import seeded_tensors
 
@@ -135,3 +138,12 @@ def test_bounds_of_a_test_choose_among_what_was_chosen():
     assert rows({"mode": "first"}, dtype="float32") == [("eager", "float32")]
     assert rows({"mode": "first"}, mode="jit", dtype="float32") == [("jit", "float32")]
     assert rows({"mode": ("jit",)}, mode="eager") == []
+
+
+@pytest.mark.parametrize("modes", [("eager",), ("jit",), ("eager", "jit")])
+def test_what_is_run_once_is_run_once_in_what_a_port_takes(modes):
+    chosen = options(preset="tiny", backend="flax")
+    for dtypes in (some for count in (1, 2, 3) for some in combinations(chosen.dtypes, count)):
+        of_port = replace(chosen, ports={"flax": Taken(chosen.models, modes, dtypes, ())})
+        rows = selected(of_port, ["backend", "mode", "dtype"], {"once": True})
+        assert rows == [("flax", modes[-1], dtypes[0])]

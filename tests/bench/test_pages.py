@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from functools import partial
+from itertools import combinations_with_replacement
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -16,10 +17,10 @@ from rich.console import Console
 from tests.bench.synthetic import RUN, broken, frame_exhibits, parity_records, write_run
 from twinvae.bench.baselines import Entry, baseline_path, updated, write_baseline
 from twinvae.bench.cli import main
-from twinvae.bench.pages import Judged, finding_lines, headline, shortened, table, worst_table
+from twinvae.bench.pages import Elsewhere, Judged, finding_lines, headline, index_page, shortened, table, worst_table
 from twinvae.bench.records import Failure, Record
 from twinvae.bench.report import write_report
-from twinvae.bench.verdicts import Verdict, judge
+from twinvae.bench.verdicts import STATUSES, Verdict, judge
 
 BORN = "decoder.up_blocks.0.resnets.1"
 FIRST_SCREEN = 25  # lines
@@ -108,6 +109,15 @@ def judged_as(*statuses: str, failures: int = 0) -> Judged:
 )  # fmt: skip
 def test_the_headline_tells_what_is_wrong_from_what_got_worse_and_what_improved(judged, words, outcome):
     assert (headline(judged), judged.outcome) == (words, outcome)
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_an_index_tells_of_another_runs_page_what_that_run_came_to(failures):
+    """Of every verdict alone, of every two, and of none."""
+    for statuses in [(), *combinations_with_replacement(STATUSES, 1), *combinations_with_replacement(STATUSES, 2)]:
+        judged = judged_as(*statuses, failures=failures)
+        title = index_page("cpu", [], {"speed": Elsewhere(headline(judged), "0123456")}).splitlines()[0]
+        assert ("earlier speed failed" in title) == judged.failed, headline(judged)
 
 
 def test_of_a_models_blocks_only_the_first_that_departs_is_a_finding_and_all_are_marked(bad):

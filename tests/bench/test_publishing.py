@@ -57,9 +57,11 @@ def test_pages_of_several_commits_are_not_published_together_on_one_platform_or_
     assert not (tmp_path / "reports" / "cpu").exists()
     assert main(["publish", "parity", *folders, "--yes"]) == 0
     assert not (tmp_path / "reports" / "cpu" / "frames.md").exists()
+    run("parity", commit="fedcba987654")  # from here on each platform is of one commit
     run("parity", platform="gpu-h100")
-    run("frames", commit="fedcba987654")
+    capsys.readouterr()
     assert main(["publish", *folders, "--yes"]) == 2
+    assert "several commits, fedcba987654 (parity), 0123456789ab (parity)" in capsys.readouterr().out
     assert not (tmp_path / "reports" / "gpu-h100").exists()
     assert main(["publish", *folders, "--yes", "--platform", "gpu-h100"]) == 0
 

@@ -86,6 +86,7 @@ RULES = [
     (RATIO | {"interval": (0.8, 0.95)}, 0.88, 1.0, "pass"),
     (RATIO | {"interval": (1.1, 1.4), "limit": 1.05}, 1.2, NONE, "wrong"),
     (RATIO | {"interval": (1.0, 1.4), "limit": 1.05}, 1.2, NONE, "inconclusive"),
+    (RATIO | {"interval": (1.05, 1.2), "limit": 1.02}, 1.15, 1.0, "wrong"),  # the limit is sure, the baseline not
     (RATIO | {"interval": (1.2, 1.4), "limit": 1.3}, 1.3, 1.0, "regressed"),  # the baseline is sure, the limit not
     (RATIO, 1.2, 1.0, "regressed"),
     (GAIN | {"interval": (0.7, 0.8)}, 0.75, 1.0, "regressed"),
@@ -263,6 +264,15 @@ def test_times_are_compared_on_the_same_machine_only_and_all_else_on_any(tmp_pat
     there = judge_run(write_run(tmp_path, worse, RUN.model_copy(update={"machine": "other"})), baseline)
     assert [v.status for v in here] == ["regressed", "regressed"]
     assert [v.status for v in there] == ["pass", "regressed"]
+
+
+@pytest.mark.parametrize("changes", [{"machine": "other"}, {"versions": RUN.versions | {"torch": "99"}}])
+def test_a_ratio_past_its_baseline_may_be_anothers_doing_and_past_its_limit_it_is_wrong_all_the_same(tmp_path, changes):
+    baseline = baseline_of(tmp_path, [record(1.0, **RATIO)])
+    run = RUN.model_copy(update=changes)
+    for limit, status in ((None, "inconclusive"), (1.5, "wrong")):
+        (found,) = judge_run(write_run(tmp_path, [record(2.0, **RATIO, limit=limit)], run), baseline)
+        assert found.status == status
 
 
 def test_each_value_is_held_against_the_run_that_its_own_entry_is_of(tmp_path):

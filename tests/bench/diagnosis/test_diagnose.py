@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import twinvae
 from examples.flawed_port import FlawedVAE
 from twinvae.bench.diagnosis.diagnose import Diagnosis, diagnose
 from twinvae.bench.diagnosis.experiments import CASES, subject_of
+from twinvae.bench.diagnosis.variant import Variant
 from twinvae.seeded import seeded_tensors
 
 FEW = ("one latent", "two latents", "four latents, two frame batches", "one frame", "three frames")
@@ -104,3 +106,27 @@ class OffInTheFourthDigit(ToFloat32):
 def test_a_float32_output_is_right_to_its_rounding_and_wrong_in_its_fourth_digit():
     assert not diagnosed(ToFloat32, whole_alone=True, names=("one latent",)).findings
     assert diagnosed(OffInTheFourthDigit, whole_alone=True, names=("one latent",)).findings
+
+
+@pytest.mark.parametrize("call", [0, 16])
+def test_a_decode_that_is_costly_to_call_or_to_explain_leaves_encode_its_share_of_the_time(monkeypatch, call):
+    """By a clock that goes on by `call` in the port's decode and by a second in the reference's; its share is 20 s."""
+    now, reference = 0, Variant.parts
+
+    class Costly(Scaled):
+        def decode(self, latents):
+            nonlocal now
+            now += call
+            return super().decode(latents)
+
+    def parts(self, operation, *inputs):
+        nonlocal now
+        now += operation == "decode"
+        return reference(self, operation, *inputs)
+
+    monkeypatch.setattr(Variant, "parts", parts)
+    cases = [case for case in CASES if case.name in ("one latent", "two latents", "one frame", "two frames")]
+    subject = subject_of(Costly(CONFIG, TENSORS), CONFIG, TENSORS)._replace(has=frozenset())
+    found = diagnose(subject, "port", cases=cases, seconds=40, clock=lambda: now)
+    assert now >= 20
+    assert [line for line in found.left_out if "(encode)" in line] == []
