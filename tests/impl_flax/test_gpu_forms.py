@@ -153,7 +153,7 @@ def test_moments_keep_their_digits_where_every_eighth_row_is_unlike_the_others()
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_group_norm_errs_no_more_than_torchs(backend, mean, dtype):
     random = np.random.default_rng(1)
-    # Eight clips, as a mean's rounding is a matter of luck: 0.4 to 1.9 times torch's error in one, 0.5 to 1.03 in eight.
+    # Eight clips, as a mean's rounding is luck: 0.4 to 1.9 times torch's error in one, 0.5 to 1.03 in eight.
     x = random.normal(mean, size=(8, 3, 24, 16, 8)).astype(DTYPES[dtype])
     tensors = {name: random.normal(size=8).astype(DTYPES[dtype]) for name in ("weight", "bias")}
 
