@@ -100,7 +100,7 @@ class FrameStream(arrays.Pickled, Iterator):
     def __next__(self) -> Video:
         if not self._batches:
             raise StopIteration
-        frames = self._clip[:, self._batches.pop(0)]
+        frames = self._clip[:, self._batches[0]]
         done: list[Cache] = []
 
         def run_tile(tile: Video) -> Video:
@@ -110,7 +110,8 @@ class FrameStream(arrays.Pickled, Iterator):
             return out
 
         chunk = self._vae.over_tiles(self._grid, frames, run_tile)
-        self._tiles = done
+        self._tiles = done  # only now: after an error, the same frame batch can be asked for again
+        del self._batches[0]
         return chunk
 
 

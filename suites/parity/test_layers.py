@@ -103,6 +103,12 @@ VARIANTS: dict[str, Case] = {
     "causal conv, wide, stride 2": Case(CAUSAL, WIDE | {"stride": 2}, (5, 4, 3)),
     "causal conv, wide, dilation 2": Case(CAUSAL, WIDE | {"dilation": 2}, (5, 4, 3)),
     "causal conv, replicate": Case(CAUSAL, CONV | {"pad_mode": "replicate"}, (3, 5, 6)),
+    "causal conv, replicate, kernel 3x3x5": Case(
+        CAUSAL, CONV | {"kernel_size": (3, 3, 5), "pad_mode": "replicate"}, (2, 5, 6)
+    ),
+    "causal conv, replicate, kernel 3x5x3": Case(
+        CAUSAL, CONV | {"kernel_size": (3, 5, 3), "pad_mode": "replicate"}, (2, 5, 6)
+    ),
     "causal conv, replicate, one frame": Case(CAUSAL, CONV | {"pad_mode": "replicate"}, (1, 5, 6)),
     "conv 1x1x1": Case("CogVideoXSafeConv3d", CONV | {"kernel_size": 1}, (3, 5, 6)),
     "conv, stride and padding": Case(

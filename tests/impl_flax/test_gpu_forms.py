@@ -153,12 +153,14 @@ def test_moments_keep_their_digits_where_every_eighth_row_is_unlike_the_others()
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_group_norm_errs_no_more_than_torchs(backend, mean, dtype):
     random = np.random.default_rng(1)
-    x = random.normal(mean, size=(1, 3, 24, 16, 8)).astype(DTYPES[dtype])
+    # Eight clips, as a mean's rounding is luck: 0.4 to 1.9 times torch's error in one, 0.5 to 1.03 in eight.
+    x = random.normal(mean, size=(8, 3, 24, 16, 8)).astype(DTYPES[dtype])
     tensors = {name: random.normal(size=8).astype(DTYPES[dtype]) for name in ("weight", "bias")}
 
     def torchs(kind):
         x_, weight, bias = (torch.tensor(np.asarray(a, np.float64)).to(kind) for a in (x, *tensors.values()))
-        out = torch.nn.functional.group_norm(x_.movedim(-1, 1), 4, weight, bias, 1e-6)
+        x_ = x_.movedim(-1, 1).contiguous()  # of a view, torch errs 500 times as much at a mean of 300
+        out = torch.nn.functional.group_norm(x_, 4, weight, bias, 1e-6)
         return out.movedim(1, -1).double().numpy()
 
     with tracing_for("cuda"):

@@ -462,8 +462,8 @@ def test_a_change_of_any_tensor_changes_the_fingerprint(tensors):
     assert len(changed - {print_of_all}) == len(tensors)
 
 
-def test_the_fingerprint_sees_every_byte_of_a_small_tensor_and_both_ends_of_a_large_one():
-    for size, places in ((100, range(100)), (1_000_000, (0, 999_999))):
+def test_the_fingerprint_sees_every_byte_of_a_small_tensor_and_any_of_a_large_one():
+    for size, places in ((100, range(100)), (100_000, (0, 20_000, 50_000, 77_777, 99_999))):
         prints = set()
         for place in places:
             tensor = np.zeros(size, np.float32)

@@ -64,6 +64,7 @@ class Port:
             raise ValueError(str(error)) from None
         self.kind, self.facts, self.takes = opened["kind"], opened["facts"], set(opened["takes"])
         self.found: Finding | None = None
+        self._layers: set[tuple[int, int]] = set()  # generations of the process and numbers of layers that it has
         self._folders: dict[str, tempfile.TemporaryDirectory[str]] = {}
         self._checked_facts()
 
@@ -200,15 +201,15 @@ class Port:
         """One layer of the port's own `load_layer`, in its process."""
         ways = self.probed().ways
         own = self.found.vae if self.found else None
-        number, made_in = next(LAYERS), 0
+        number = next(LAYERS)
         vae = cast(PortVAE, own)
 
         def layer(x: Any, temb: Any = None, zq: Any = None, conv_cache: Any = None) -> tuple[Any, Any]:
-            nonlocal made_in
-            if made_in != self.process.generation or not made_in:
-                vae.ask("layer_of", "load_layer", layer=number, dtype=dtype, jit=jit, class_name=class_name, init=init,
-                        tensors=tensors)  # fmt: skip
-                made_in = self.process.generation
+            self.process.started()
+            if (self.process.generation, number) not in self._layers:
+                kept = vae.ask("layer_of", "load_layer", layer=number, dtype=dtype, jit=jit, class_name=class_name,
+                               init=init, tensors=tensors)  # fmt: skip
+                self._layers = {(self.process.generation, one) for one in kept}
             given = {"x": x, "temb": temb, "zq": zq, "conv_cache": conv_cache}
             given = {name: _as_dtype(value, dtype) for name, value in given.items() if value is not None}
             out = vae.ask("layer_call", "load_layer", layer=number, dtype=dtype, kind=ways.kind, given=given)

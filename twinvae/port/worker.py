@@ -72,7 +72,8 @@ class Worker:
 
     def layer_of(
         self, number: int, layer: int, dtype: str, jit: bool, class_name: str, init: Any, tensors: Any
-    ) -> None:
+    ) -> list[int]:
+        """Make a layer, and give the numbers of those that are kept."""
         build = self.objects[number][0].load_layer
         with scope(dtype):
             self.layers[layer] = objects.guarded(
@@ -80,6 +81,7 @@ class Worker:
             )
         while len(self.layers) > LAYERS_KEPT:
             del self.layers[next(iter(self.layers))]
+        return list(self.layers)
 
     def layer_call(self, number: int, layer: int, dtype: str, kind: str, given: dict[str, Any]) -> Any:
         with scope(dtype):
@@ -89,6 +91,7 @@ class Worker:
 
     def _settle(self, number: int, settings: dict[str, Any]) -> None:
         if self.settings.get(number) != settings:
+            self.settings.pop(number, None)  # the port may refuse some after it has taken others
             objects.guarded("taking its settings", lambda: objects.settle(self.objects[number][0], settings))
             self.settings[number] = settings
 

@@ -1,5 +1,7 @@
 """Compiled programs are dropped before Linux has no mappings left for them, and compute the same again."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,17 @@ def test_programs_stay_where_there_is_room_or_few_were_compiled_or_there_is_no_s
     few.unlink() if limit is None else few.write_text(limit)
     compile_programs(programs)
     assert not mappings.make_room()
+
+
+def test_mappings_are_counted_once_for_so_many_programs_however_many_calls_there_are(few, monkeypatch):
+    few.write_text("100000000")
+    read = []
+    monkeypatch.setattr(mappings, "MAPPED", SimpleNamespace(read_bytes=lambda: read.append(True) or b""))
+    monkeypatch.setattr(mappings, "_since", 0)
+    for looks in (1, 2):
+        compile_programs(mappings.EVERY)
+        assert [mappings.make_room() for _ in range(5)] == [False] * 5
+        assert len(read) == looks
 
 
 @pytest.mark.filterwarnings("ignore:compiled programs hold")

@@ -10,6 +10,7 @@ import pytest
 import twinvae
 from tests.twinvae.port.made_up import CLASS, FUNCTIONS, written
 from twinvae.port import NotTaken, Port, PortError, is_port, label_of
+from twinvae.port.worker import LAYERS_KEPT, Worker
 from twinvae.registry import backend_module
 from twinvae.tensors import tensor_shapes
 
@@ -244,6 +245,43 @@ def test_settings_go_to_the_port_and_what_it_lacks_is_not_judged(tmp_path):
     functions.use_tiling = True
     with pytest.raises(NotTaken, match="no tiling that can be set"):
         functions.decode(LATENTS)
+
+
+def test_settings_that_a_port_refused_are_not_taken_for_given():
+    class Picky:
+        use_slicing = False
+
+        def enable_tiling(self, **given):
+            raise ValueError("no tiles today")
+
+        def decode(self, latents):
+            return latents + self.use_slicing
+
+    worker, clip = Worker("picky"), np.zeros((1, 1, 1, 1, 1), np.float32)
+    worker.objects[0] = Picky(), "float32", False
+    plain = {"use_slicing": False, "use_tiling": False, "tiles": {}}
+    assert worker.run(0, "decode", clip, "numpy", plain)["video"] == 0
+    for _ in range(2):
+        with pytest.raises(PortError, match="taking its settings raised ValueError: no tiles today"):
+            worker.run(0, "decode", clip, "numpy", plain | {"use_slicing": True, "use_tiling": True})
+    assert worker.run(0, "decode", clip, "numpy", plain)["video"] == 0  # slices had been taken before
+
+
+def test_every_layer_answers_however_many_there_are_and_after_an_end_of_the_process(tmp_path):
+    more = """
+    def load_layer(self, class_name, init, tensors, *, dtype, jit):
+        import os
+        return lambda x: os._exit(3) if x.max() > 100 else (x + init["number"], None)
+def make(tensors): return Mine(len(tensors))
+"""
+    port = Port(written(tmp_path, CLASS + more))
+    layers = [port.load_layer("Linear", {"number": n}, {}, dtype="float32", jit=False) for n in range(LAYERS_KEPT + 1)]
+    ones = np.ones((), np.float32)
+    for _ in range(2):
+        assert [float(layer(ones)[0]) for layer in layers] == [1 + number for number in range(len(layers))]
+    with pytest.raises(PortError, match="exit status 3"):
+        layers[0](200 * ones)
+    assert float(layers[0](ones)[0]) == 1
 
 
 BAD_FILES = {
