@@ -118,12 +118,14 @@ CHANGES = {
     "a budget": lambda vae: vae.set_memory_budget("1GiB"),
     "a form": lambda vae: setattr(vae, "forms", vae.forms[1:] or vae.forms),
     "slabs": lambda vae: setattr(vae, "slab_bytes", 1),
+    "slices": lambda vae: vae.enable_slicing(),
 }
 
 
 def test_a_plan_is_the_same_whatever_was_planned_before(vae):
     vae, _ = vae
-    shape = settings.shape_of(PLAIN | {"asked": "decode", "frames": (2, 1), "size": (4, 2)})
+    row = PLAIN | {"asked": "decode", "frames": (2, 1), "size": (4, 2)}
+    clips = [settings.shape_of(row | {"batch": batch}) for batch in (1, 2)]
 
     def stand_in(operation, shape, sharding, first, form):
         """A number that depends on all that a program does, and takes no compiler."""
@@ -134,6 +136,9 @@ def test_a_plan_is_the_same_whatever_was_planned_before(vae):
 
     vae.planner = planner()
     for name, change in CHANGES.items():
-        vae.plan(shape)
+        for shape in clips:
+            vae.plan(shape)
         change(vae)
-        assert vae.plan(shape) == planner().plan(vae.call_of("decode", shape)), f"after another setting of {name}"
+        for shape in clips:
+            fresh = planner().plan(vae.call_of("decode", shape))
+            assert vae.plan(shape) == fresh, f"{shape} after another setting of {name}"

@@ -75,13 +75,34 @@ def test_diffusers_cannot_encode_less_than_a_latent_cell_either(model, reference
             reference.run_frame_batch("encode", sliver, None)
 
 
-def test_a_stream_does_not_go_on_with_another_tiling(vae):
-    latents = np.random.default_rng(0).normal(size=(1, 5, 6, 4, vae.config.latent_channels))
-    vae.enable_tiling(*TILE, 0, 0)  # equal tiles: one program
-    begun = vae.decode_stream(latents[:, :3])
-    next(begun)
-    as_many = (32, 16, 0, 0)  # tiles, of other sizes
-    for other in (as_many, (*TILE, 1 / 3, 0), (*TILE, 0, 1 / 2)):
-        vae.enable_tiling(*other)
+# Arguments of enable_tiling, for latents of 6x4 cells, and others that make as many tiles, or another number.
+OTHER_TILES = {
+    "larger tiles, as many": ((24, 16, 0, 0), (32, 16, 0, 0)),
+    "wider tiles, as many": ((24, 16, 0, 0), (24, 24, 0, 0)),
+    "rows overlap, as many tiles": ((32, 16, 0, 0), (32, 16, 1 / 4, 0)),
+    "columns overlap, as many tiles": ((24, 24, 0, 0), (24, 24, 0, 1 / 3)),
+    "rows blended farther, the same tiles": ((32, 16, 0.3, 0), (32, 16, 0.5, 0)),
+    "columns blended farther, the same tiles": ((24, 24, 0, 0.4), (24, 24, 0, 0.5)),
+    "more rows": ((24, 16, 0, 0), (24, 16, 1 / 3, 0)),
+    "more columns": ((24, 16, 0, 0), (24, 16, 0, 1 / 2)),
+    "none": ((24, 16, 0, 0), (48, 32, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_TILES)
+def test_a_stream_does_not_go_on_with_another_tiling(case, vae, monkeypatch):
+    def enlarge(operation, frames, *_):  # what tiles come to, without a network
+        scale = vae.config.spatial_compression
+        return np.asarray(frames).repeat(scale, 2).repeat(scale, 3), ()
+
+    monkeypatch.setattr(vae, "run_frame_batch", enlarge)
+    latents = np.zeros((1, 5, 6, 4, vae.config.latent_channels))
+    one, other = OTHER_TILES[case]
+    for begun_with, resumed_with in ((one, other), (other, one)):
+        vae.enable_tiling(*begun_with)
+        begun = vae.decode_stream(latents[:, :3])
+        next(begun)
+        next(vae.decode_stream(latents[:, 3:], begun.cache))
+        vae.enable_tiling(*resumed_with)
         with pytest.raises(ValueError, match="resume with the tiling that the cache was made with"):
             vae.decode_stream(latents[:, 3:], begun.cache)

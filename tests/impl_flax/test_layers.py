@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 
 import impl_flax
@@ -131,3 +132,18 @@ def test_a_slab_of_a_norm_is_cut_from_the_whole(first, cells, size, axis):
     expected = lax.slice_in_dim(norm(f, zq), first, first + cells, axis=axis)
     found = norm.in_slabs(f, zq, axis).at(first, cells, slice(0, size[0]))
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [ROWS, COLUMNS])
+@pytest.mark.parametrize("name", ["GroupNorm", "CogVideoXSpatialNorm3D"])
+def test_a_slab_of_a_norm_in_bfloat16_is_rounded_as_often_as_the_whole(name, axis):
+    rng = np.random.default_rng(0)
+    norm = impl_flax.LAYERS["CogVideoXSpatialNorm3D"](4, 3, 2)
+    norm.conv_y.conv.kernel[...], norm.conv_b.conv.kernel[...] = rng.standard_normal((2, 1, 1, 1, 3, 4))
+    f, zq = (jnp.asarray(rng.standard_normal(shape), "bfloat16") for shape in ((1, 4, 8, 12, 4), (1, 2, 4, 6, 3)))
+    norm.norm_layer.scale[...], norm.norm_layer.bias[...] = rng.standard_normal((2, 4))
+    nnx.update(norm, jax.tree.map(lambda tensor: tensor.astype("bfloat16"), nnx.state(norm)))
+    norm, given = (norm.norm_layer, (f,)) if name == "GroupNorm" else (norm, (f, zq))
+    found = norm.in_slabs(*given, axis).at(2, 4, slice(0, 4))
+    assert found.dtype == "bfloat16"
+    np.testing.assert_array_equal(found, lax.slice_in_dim(norm(*given), 2, 6, axis=axis))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
 import twinvae
 from twinvae.bench.xla_cost import NETWORK, compiled, stages
-from twinvae.forms import ROW_SLABS, WHOLE
+from twinvae.forms import COLUMN_SLABS, ROW_SLABS, WHOLE
 from twinvae.jax.memory import usable_bytes
 from twinvae.jax.planner import Call, Planner, steps
 from twinvae.plan import Plan
@@ -107,8 +108,6 @@ def test_a_program_is_lowered_in_the_form_that_the_budget_asks_for(vae):
 
 
 def test_a_cpu_has_the_memory_of_its_machine():
-    import jax
-
     assert usable_bytes(jax.devices("cpu")[0]) > GIB
 
 
@@ -166,6 +165,51 @@ def test_clips_that_take_turns_are_all_there_beside_a_step_and_what_they_give_is
     assert planner.peak(short, WHOLE) == 7 + 4 * 3 * (2 * given // 5 + 2 * 8 * made // 17)
     assert planner.rough_peak(three) - planner.rough_peak(alone) == 4 * 2 * 2 * made
     assert planner.plan(three).shape == (3, *CLIP[1:])
+
+
+GRID = TileSettings(16, 24, 0, 0).grid("decode", 4, 6, 8)
+# Of every field a value that makes another plan, and what else a call has then.
+OTHERS = {
+    "operation": ("encode", {}),
+    "shape": ((1, 5, 4, 7, 4), {}),
+    "batch_size": (4, {}),
+    "grid": (GRID, {}),
+    "spare": (GRID, {"slab_bytes": 10**6, "budget": 10**8}),  # fits in tiles alone
+    "forms": ((ROW_SLABS, WHOLE), {}),
+    "slab_bytes": (10**6, {}),
+    "budget": (10**9, {}),
+    "sharding": (jax.sharding.SingleDeviceSharding(jax.devices()[0]), {}),
+    "streamed": (True, {}),
+    "turns": (3, {}),
+    "together": (2, {}),
+}
+
+
+@pytest.mark.parametrize("field", Call._fields)
+def test_a_plan_is_not_taken_from_that_of_a_call_which_differs_in_any_field(field, vae):
+    value, beside = OTHERS[field]
+    one = Call("decode", CLIP, 2, forms=(WHOLE, COLUMN_SLABS))._replace(**beside)
+    now = [one]
+
+    def lower(operation, shape, sharding, first, form):  # the peak itself; a VAE's own knows its slabs
+        return now[0].slab_bytes * int(np.prod(shape)) + 10**9 * (sharding is not None)
+
+    def planned(planner, call):
+        now[0] = call
+        try:
+            return planner.plan(call)
+        except MemoryError as error:
+            return str(error)
+
+    def fresh():
+        return Planner(vae.config, "float32", lower, 0, lambda program: program)
+
+    other = one._replace(**{field: value})
+    expected = {call.key: planned(fresh(), call) for call in (one, other)}
+    assert len({str(plan) for plan in expected.values()}) == 2, "both have one plan: this value shows nothing"
+    for calls in ((one, other), (other, one)):
+        planner = fresh()
+        assert [planned(planner, call) for call in calls] == [planned(fresh(), call) for call in calls]
 
 
 def test_a_call_in_slices_is_planned_for_one_clip_and_a_stream_for_all_that_go_through_together(vae, monkeypatch):

@@ -1,0 +1,86 @@
+"""What is lowered is what a call runs, and what a program may overwrite is what its promise says; without a network."""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import twinvae
+from twinvae.forms import COLUMN_SLABS, ROW_SLABS, WHOLE
+
+SIZES = {"encode": (5, 24, 40, 3), "decode": (5, 3, 5, 4)}  # two frame batches of one clip
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return twinvae.load("flax")
+
+
+@pytest.fixture
+def vae(loaded, monkeypatch):
+    """A VAE whose network repeats cells, and hands on what it was given as its conv cache."""
+    vae = deepcopy(loaded)
+    vae.num_sample_frames_batch_size, vae.num_latent_frames_batch_size = 2, 2
+
+    def step(operation, params, frames, cache, form=WHOLE):
+        out = frames.repeat(8, 2).repeat(8, 3) if operation == "decode" else frames[:, :, ::8, ::8]
+        return out, [frames, jnp.zeros(frames.shape[2:])] if cache is None else [cache[0] + 1, cache[1] * 2]
+
+    monkeypatch.setattr(vae, "step", step)
+    return vae
+
+
+@pytest.mark.parametrize("operation", SIZES)
+@pytest.mark.parametrize("slicing", [True, False], ids=["slices", "together"])
+@pytest.mark.parametrize("tiling", [True, False], ids=["tiles", "whole frames"])
+def test_what_is_lowered_of_a_call_is_every_program_that_it_runs(operation, slicing, tiling, vae, monkeypatch):
+    shape, seen = (3, *SIZES[operation]), set()
+    vae.forms, vae.use_slicing = (ROW_SLABS,), slicing
+    if tiling:
+        vae.enable_tiling(16, 16, 0, 0)  # of two heights and two widths
+    made = vae.compiled_step
+
+    class Seen:
+        """A step that notes what it is called with, or lowered for."""
+
+        def __init__(self, operation, form, inside, spent, platform=None, group=None):
+            self.step = made(operation, form, inside, spent, platform, group)
+            self.asked = operation, form, inside, spent, platform, group
+
+        def __call__(self, params, frames, cache):
+            seen.add((*self.asked, frames.shape, cache is None))
+            return self.step(params, frames, cache)
+
+        def lower(self, params, frames, cache):
+            seen.add((*self.asked, frames.shape, cache is None))
+
+    monkeypatch.setattr(vae, "compiled_step", Seen)
+    lowered = vae.lower_call(operation, shape)
+    found = seen.copy()
+    seen.clear()
+    getattr(vae, operation)(np.zeros(shape, np.float32))
+    assert found == seen
+    assert len(found) == len(lowered) == 2 * (4 if tiling else 1)
+
+
+@pytest.mark.parametrize(
+    ("form", "platform", "spent", "overwritten"),
+    [
+        *((form, platform, False, False) for form in (WHOLE, COLUMN_SLABS) for platform in ("cpu", "cuda")),
+        (WHOLE, "cpu", True, False),
+        (WHOLE, "cuda", True, True),
+        *((form, platform, True, True) for form in (ROW_SLABS, COLUMN_SLABS) for platform in ("cpu", "tpu", "cuda")),
+    ],
+)
+def test_a_conv_cache_that_is_spent_is_overwritten_in_every_form_in_slabs_and_on_gpus_in_all(
+    form, platform, spent, overwritten, vae
+):
+    frames = jnp.zeros((1, *SIZES["decode"]))
+    cache = [frames, jnp.zeros(frames.shape[2:])]
+    text = vae.compiled_step("decode", form, False, spent, platform).lower(vae.params, frames, cache).as_text()
+    donated = re.findall("tf.aliasing_output|jax.buffer_donor", text)
+    assert len(donated) == len(cache) * overwritten
