@@ -131,7 +131,8 @@ SETTINGS: dict[str, dict[str, Bar]] = {
 SLABS_OFF_WHOLE = because(
     "Both forms round alike but in another order: 0.72 to encode and 0.89 to decode (Flax), 0 (TorchAx). Norms whose "
     "statistics are rounded to bfloat16 in slabs alone give 1.33; the decoder's, rounded after each operation, 1.12; "
-    "1x1x1 convolutions that round before the bias, 1.42 (TorchAx). The limit lies between; over PyTorch's own error all are alike.",
+    "1x1x1 convolutions that round before the bias, 1.42 (TorchAx). The limit lies between; over PyTorch's "
+    "own error all are alike.",
     **{"difference over the whole form's error": Bar(1.0, 1.2, 0.8, unit="x")},
 )
 FORMS = {metric: WHOLE["float64"][metric] for metric in ("max_abs", "relative_l2")}
