@@ -65,7 +65,6 @@ class CogVideoXEncoder3D(nnx.Module):
         x: Frames,
         temb: jax.Array | None = None,
         conv_cache: Cache | None = None,
-        rngs: nnx.Rngs | None = None,
         slabs: Slabs | None = None,
     ) -> tuple[Frames, Cache]:
         earlier, cache = conv_cache or {}, {}
@@ -75,8 +74,8 @@ class CogVideoXEncoder3D(nnx.Module):
             x, cache["conv_in"] = self.conv_in.in_slabs(source_of(x, slabs.axis), earlier.get("conv_in"), slabs)
         for index, block in enumerate(self.down_blocks):
             key = f"down_block_{index}"
-            x, cache[key] = block(x, temb, None, earlier.get(key), rngs, slabs)
-        x, cache["mid_block"] = self.mid_block(x, temb, None, earlier.get("mid_block"), rngs, slabs)
+            x, cache[key] = block(x, temb, None, earlier.get(key), slabs)
+        x, cache["mid_block"] = self.mid_block(x, temb, None, earlier.get("mid_block"), slabs)
         if slabs is None:
             x, cache["conv_out"] = self.conv_out(activate(self.norm_out(x), "silu"), earlier.get("conv_out"))
         else:
@@ -128,15 +127,14 @@ class CogVideoXDecoder3D(nnx.Module):
         z: Frames,
         temb: jax.Array | None = None,
         conv_cache: Cache | None = None,
-        rngs: nnx.Rngs | None = None,
         slabs: Slabs | None = None,
     ) -> tuple[Frames, Cache]:
         earlier, cache = conv_cache or {}, {}
         x, cache["conv_in"] = self.conv_in(z, earlier.get("conv_in"))
-        x, cache["mid_block"] = self.mid_block(x, temb, z, earlier.get("mid_block"), rngs, slabs)
+        x, cache["mid_block"] = self.mid_block(x, temb, z, earlier.get("mid_block"), slabs)
         for index, block in enumerate(self.up_blocks):
             key = f"up_block_{index}"
-            x, cache[key] = block(x, temb, z, earlier.get(key), rngs, slabs)
+            x, cache[key] = block(x, temb, z, earlier.get(key), slabs)
         if slabs is None:
             x, cache["conv_out"] = self.conv_out(activate(self.norm_out(x, z), "silu"), earlier.get("conv_out"))
         else:

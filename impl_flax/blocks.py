@@ -26,7 +26,10 @@ TimeEmbedding = Float[Array, "b e"]
 
 
 class CogVideoXResnetBlock3D(nnx.Module):
-    """Norm, activation, causal conv, twice, beside a shortcut; the decoder's kind takes its norms' scale from `zq`."""
+    """Norm, activation, causal conv, twice, beside a shortcut; the decoder's kind takes its norms' scale from `zq`.
+
+    `dropout` is diffusers' argument: of training, and so without effect here, as there in inference.
+    """
 
     def __init__(
         self,
@@ -51,7 +54,6 @@ class CogVideoXResnetBlock3D(nnx.Module):
             self.norm2 = CogVideoXSpatialNorm3D(out_channels, spatial_norm_dim, groups)
         self.conv1 = CogVideoXCausalConv3d(in_channels, out_channels, 3, pad_mode=pad_mode)
         self.conv2 = CogVideoXCausalConv3d(out_channels, out_channels, 3, pad_mode=pad_mode)
-        self.dropout = nnx.Dropout(dropout)
         if temb_channels > 0:
             self.temb_proj = Linear(temb_channels, out_channels)
         self.shortcut = "identity" if in_channels == out_channels else "causal" if conv_shortcut else "pointwise"
@@ -66,9 +68,7 @@ class CogVideoXResnetBlock3D(nnx.Module):
         temb: TimeEmbedding | None = None,
         zq: Frames | None = None,
         conv_cache: Cache | None = None,
-        rngs: nnx.Rngs | None = None,
     ) -> tuple[Frames, Cache]:
-        """Run the block; dropout is active where `rngs` are given."""
         earlier, cache = conv_cache or {}, {}
         condition = () if zq is None else (zq,)
 
@@ -77,7 +77,6 @@ class CogVideoXResnetBlock3D(nnx.Module):
         if temb is not None:
             h = h + self.temb_proj(activate(temb, self.non_linearity))[:, None, None, None]
         h = activate(self.norm2(h, *condition), self.non_linearity)
-        h = self.dropout(h, deterministic=rngs is None, rngs=rngs)
         h, cache["conv2"] = self.conv2(h, earlier.get("conv2"))
 
         if self.shortcut == "causal":
@@ -87,7 +86,7 @@ class CogVideoXResnetBlock3D(nnx.Module):
         return h + x, cache
 
     def in_slabs(self, x: Frames, zq: Frames | None, conv_cache: Cache | None, slabs: Slabs) -> tuple[Frames, Cache]:
-        """The same in slabs, for blocks as the VAE has them: no time embedding, no dropout, no causal shortcut."""
+        """The same in slabs, for blocks as the VAE has them: no time embedding, no causal shortcut."""
         earlier, cache = conv_cache or {}, {}
         condition = () if zq is None else (zq,)
 
@@ -106,14 +105,13 @@ def _chain(
     temb: TimeEmbedding | None,
     zq: Frames | None,
     conv_cache: Cache | None,
-    rngs: nnx.Rngs | None,
     slabs: Slabs | None,
 ) -> tuple[Frames, Cache]:
     earlier, cache = conv_cache or {}, {}
     for index, resnet in enumerate(resnets):
         key = f"resnet_{index}"
         if slabs is None:
-            x, cache[key] = resnet(x, temb, zq, earlier.get(key), rngs)
+            x, cache[key] = resnet(x, temb, zq, earlier.get(key))
         else:
             x, cache[key] = resnet.in_slabs(x, zq, earlier.get(key), slabs)
     return x, cache
@@ -156,10 +154,9 @@ class CogVideoXDownBlock3D(nnx.Module):
         temb: TimeEmbedding | None = None,
         zq: Frames | None = None,
         conv_cache: Cache | None = None,
-        rngs: nnx.Rngs | None = None,
         slabs: Slabs | None = None,
     ) -> tuple[Frames, Cache]:
-        x, cache = _chain(self.resnets, x, temb, zq, conv_cache, rngs, slabs)
+        x, cache = _chain(self.resnets, x, temb, zq, conv_cache, slabs)
         for downsampler in self.downsamplers:
             x = downsampler(x)
         return x, cache
@@ -194,10 +191,9 @@ class CogVideoXMidBlock3D(nnx.Module):
         temb: TimeEmbedding | None = None,
         zq: Frames | None = None,
         conv_cache: Cache | None = None,
-        rngs: nnx.Rngs | None = None,
         slabs: Slabs | None = None,
     ) -> tuple[Frames, Cache]:
-        return _chain(self.resnets, x, temb, zq, conv_cache, rngs, slabs)
+        return _chain(self.resnets, x, temb, zq, conv_cache, slabs)
 
 
 class CogVideoXUpBlock3D(nnx.Module):
@@ -238,10 +234,9 @@ class CogVideoXUpBlock3D(nnx.Module):
         temb: TimeEmbedding | None = None,
         zq: Frames | None = None,
         conv_cache: Cache | None = None,
-        rngs: nnx.Rngs | None = None,
         slabs: Slabs | None = None,
     ) -> tuple[Frames, Cache]:
-        x, cache = _chain(self.resnets, x, temb, zq, conv_cache, rngs, slabs)
+        x, cache = _chain(self.resnets, x, temb, zq, conv_cache, slabs)
         for upsampler in self.upsamplers:
             x = upsampler(x, slabs)
         return x, cache
