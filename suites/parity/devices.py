@@ -230,12 +230,13 @@ def told_of(vae: Any, row: Row) -> dict[str, Any]:
         chunks = stream(vae, operation, rest, begun.cache) if len(groups) > 1 else []
         streamed = np.concatenate([head, *(np.asarray(chunk) for chunk in chunks)], axis=1)
         first = clip[:, groups[0]].shape
-        text = vae.lower_step(operation, first, first=True).compile().as_text() if row.get("counted") else ""
+        found = {}
+        if row.get("counted"):
+            found = collectives(vae.lower_step(operation, first, first=True).compile().as_text())
         with jax.enable_x64(True):
             alone, clips = vae.on(None), -(-clip.shape[0] // row["mesh"][0])
             shape = jax.ShapeDtypeStruct((clips, together(row), *clip.shape[2:]), np.float64)
             _, kept = jax.eval_shape(lambda params, x: alone.step(operation, params, x, None), alone.params, shape)
-    found = collectives(text)
     permutes = found.pop("collective-permute", None)
     return {
         "output": np.asarray(out),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
+from twinvae.bench.aot.hlo import Compiled
+
 KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
-_INSTRUCTION = re.compile(rf"= (?P<type>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+BEGINS = "-start"  # of a collective that computing goes on beside
 
 
 class Sent(NamedTuple):
@@ -20,20 +19,17 @@ def collectives(text: str) -> dict[str, Sent]:
     """The collectives of a compiled program's text; a loop's body counts once.
 
     Bytes are those of results: what each device receives of a permutation.
+
+    Raises:
+        ValueError: the text holds no program.
     """
     found: dict[str, Sent] = {}
-    for line in text.splitlines():
-        if match := _INSTRUCTION.search(line):
-            arrays = [_size(*array) for array in _ARRAY.findall(match["type"])]
-            if match["start"]:  # operands, then results, then what only the device uses
-                arrays = arrays[1:2] if match["kind"] == "collective-permute" else arrays[len(arrays) // 2 :]
-            count, sent = found.get(match["kind"], Sent(0, 0))
-            found[match["kind"]] = Sent(count + 1, sent + sum(arrays))
+    for one in (one for computation in Compiled(text).computations.values() for one in computation.values()):
+        kind, results = one.opcode.removesuffix(BEGINS), one.results
+        if kind not in KINDS:
+            continue
+        if one.opcode.endswith(BEGINS):  # operands, then results, then what only the device uses
+            results = results[1:2] if kind == "collective-permute" else results[len(results) // 2 :]
+        count, sent = found.get(kind, Sent(0, 0))
+        found[kind] = Sent(count + 1, sent + sum(value.bytes for value in results))
     return found
-
-
-def _size(kind: str, shape: str) -> int:
-    count = 1
-    for side in filter(None, shape.split(",")):
-        count *= int(side)
-    return count * BYTES.get(kind, 4)

@@ -63,19 +63,26 @@ def allocated(device: Any) -> Iterator[dict[str, float]]:
     Its mark covers the whole process, and loading a model may have set it: ballast brings what is held up to it, so
     that all that the block takes comes on top.
     """
-    import jax
-
     held = device.memory_stats()
     found: dict[str, float] = {"idle": held["bytes_in_use"]}
-    try:
-        ballast = zeros_on(device, held["peak_bytes_in_use"] - held["bytes_in_use"])
-    except jax.errors.JaxRuntimeError:
-        yield found
-        return
+    ballast = _room_for(device, held["peak_bytes_in_use"] - held["bytes_in_use"])
     before = device.memory_stats()["bytes_in_use"]
     yield found
-    found["above idle"] = device.memory_stats()["peak_bytes_in_use"] - before
-    ballast.delete()
+    if ballast is not None:
+        found["above idle"] = device.memory_stats()["peak_bytes_in_use"] - before
+        ballast.delete()
+
+
+def _room_for(device: Any, size: int) -> Any:
+    """So many bytes on a device; None where there is no room for them."""
+    import jax
+
+    try:
+        return zeros_on(device, size)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
 
 
 def zeros_on(device: Any, size: int) -> Any:

@@ -88,6 +88,22 @@ def test_an_allocator_s_mark_of_loading_is_not_taken_for_the_program_s(size, mon
     assert device.held == 200
 
 
+def test_what_a_block_takes_is_unknown_without_room_for_the_ballast_and_no_other_error_is_kept_quiet(monkeypatch):
+    device, says = SimpleNamespace(memory_stats=lambda: {"bytes_in_use": 1, "peak_bytes_in_use": 9}), []
+
+    def zeros_on(where, size):
+        raise jax.errors.JaxRuntimeError(says[0])
+
+    monkeypatch.setattr(resident, "zeros_on", zeros_on)
+    says[:] = ["RESOURCE_EXHAUSTED: out of memory trying to allocate 24.30GiB"]
+    with resident.allocated(device) as found:
+        pass
+    assert found == {"idle": 1}
+    says[:] = ["INTERNAL: the card fell off"]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="fell off"), resident.allocated(device):
+        pass
+
+
 @pytest.mark.parametrize(("predicted", "measured", "expected"), [(2, 3, 0.5), (3, 2, 0.5), (2, 2, 0)])
 def test_a_prediction_is_off_by_as_much_either_way(predicted, measured, expected):
     assert test_measured.off(predicted, measured) == expected
