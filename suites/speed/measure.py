@@ -24,7 +24,6 @@ from suites.speed.bars import (
     SHOWN,
     TIMES,
     VS_COMPILED,
-    VS_JIT,
     VS_REFERENCE,
 )
 from suites.speed.cases import COMPILED, PYTORCH, Contender, Group
@@ -192,8 +191,7 @@ def steady_values(measured: Measured, contender: Contender, rate: float | None =
         values.append(_ratio(measured, contender, COMPILED, OVER_COMPILED, bar, wanted))
     jitted = contender._replace(mode="jit")
     if contender.slow and _timed(measured, jitted):
-        bar = SHOWN[OVER_JIT]._replace(limit=group.limit(VS_JIT, contender))
-        values.append(_ratio(measured, contender, jitted, OVER_JIT, bar, wanted))
+        values.append(_ratio(measured, contender, jitted, OVER_JIT, SHOWN[OVER_JIT], wanted))
     flops = nominal_flops(group)
     rates = {"frames/s": size.frames, "megapixels/s": size.megapixels, "nominal FLOP/s": flops / 1e9}
     for metric, amount in rates.items():
