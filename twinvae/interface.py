@@ -151,13 +151,20 @@ class VideoVAE(ABC):
 
     @abstractmethod
     def run_frame_batch(
-        self, operation: Operation, frames: Video, cache: Cache | None, form: Form = WHOLE, spent: bool = False
+        self,
+        operation: Operation,
+        frames: Video,
+        cache: Cache | None,
+        form: Form = WHOLE,
+        spent: bool = False,
+        last: bool = False,
     ) -> tuple[Video, Cache]:
         """Put one frame batch through the encoder (giving moments) or the decoder, and hand the conv cache on.
 
         Args:
             form: how, where a backend has more ways than one.
             spent: nobody needs the conv cache that goes in any more.
+            last: nor that which comes out, so that it may be left out.
         """
 
     @abstractmethod
@@ -317,7 +324,9 @@ class VideoVAE(ABC):
         def run_tile(tile: Video) -> Video:
             parts, cache = [], None
             for batch in batches:
-                part, cache = self.run_frame_batch(operation, tile[:, batch], cache, form, spent=True)
+                part, cache = self.run_frame_batch(
+                    operation, tile[:, batch], cache, form, spent=True, last=batch == batches[-1]
+                )
                 parts.append(part)
             return self.concatenate(parts, axis=1)
 

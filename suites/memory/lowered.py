@@ -87,7 +87,8 @@ def lowered_for(chip: str, vae: twinvae.VideoVAE, operation: str, piece: Piece, 
     """A program for devices of a chip."""
     sharding = sharding_on(chip, devices)
     if piece.kind != "whole":
-        return vae.lower_step(operation, piece.shape, sharding, first=piece.kind == "first", form=piece.form)
+        first, alone = piece.kind != "later", piece.kind == "alone"
+        return vae.lower_step(operation, piece.shape, sharding, first=first, form=piece.form, alone=alone)
     return (vae.lower_encode if operation == "encode" else vae.lower_decode)(piece.shape, sharding)
 
 

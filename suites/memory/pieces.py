@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from suites.memory.cases import Case
 from twinvae.arrays import DTYPES
 from twinvae.config import VAEConfig
-from twinvae.forms import Form
+from twinvae.forms import WHOLE, Form
 from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER, latent_count
 from twinvae.jax.planner import Call, steps
 from twinvae.tensors import tensor_shapes
@@ -19,7 +19,8 @@ TOGETHER = {"encode": ENCODED_TOGETHER, "decode": DECODED_TOGETHER}
 
 
 class Piece(NamedTuple):
-    """A program: the whole clip, or one frame batch of it, the first or one that goes on from a conv cache.
+    """A program: the whole clip, or one frame batch of it: the first, one that goes on from a conv cache, or the
+    only one.
 
     Args:
         shape: of its input, [b, t, h, w, c].
@@ -27,7 +28,7 @@ class Piece(NamedTuple):
         form: of a frame batch; None: the leanest.
     """
 
-    kind: Literal["whole", "first", "later"]
+    kind: Literal["whole", "first", "later", "alone"]
     shape: tuple[int, ...]
     beside: int = 0
     form: Form | None = None
@@ -39,7 +40,9 @@ def pieces(case: Case, config: VAEConfig, dtype: str) -> tuple[Piece, ...]:
     if case.way == "one program":
         return (Piece("whole", call.shape),)
     found = steps(config, call, DTYPES[dtype].itemsize)
-    return tuple(Piece("first" if step.first else "later", step.shape, step.beside, case.form) for step in found)
+    slabs = case.form not in (None, WHOLE)  # which keep no conv cache that nobody needs
+    kinds = ["alone" if step.alone and slabs else "first" if step.first else "later" for step in found]
+    return tuple(Piece(kind, step.shape, step.beside, case.form) for kind, step in zip(kinds, found, strict=True))
 
 
 def call_of(case: Case, config: VAEConfig) -> Call:

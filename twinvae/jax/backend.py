@@ -277,14 +277,20 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         return plan.form, plan.grid
 
     def run_frame_batch(
-        self, operation: Operation, frames: jax.Array, cache: Cache | None, form: Form = WHOLE, spent: bool = False
+        self,
+        operation: Operation,
+        frames: jax.Array,
+        cache: Cache | None,
+        form: Form = WHOLE,
+        spent: bool = False,
+        last: bool = False,
     ) -> Any:
         inside = isinstance(frames, Tracer)  # of somebody's program: how that is compiled is theirs to say
         if not inside:
             make_room()
         if self.mesh is not None:
             return self._run_group(self.mesh, operation, frames, cache, form, inside, spent)
-        run = self.compiled_step(operation, form, inside, spent)
+        run = self.compiled_step(operation, form, inside, spent, alone=last and cache is None)
         with self._scope():
             return run(self.params, jnp.asarray(frames), cache)
 
@@ -345,6 +351,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         spent: bool,
         platform: str | None = None,
         group: Deal | None = None,
+        alone: bool = False,
     ) -> Any:
         """The jitted step (the plain one of an eager VAE).
 
@@ -353,14 +360,18 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
             spent: nobody needs the conv cache that goes in, and what comes out may lie in its place.
             platform: that it is compiled for; the default device's where it is None.
             group: of frame batches that are dealt out to a mesh.
+            alone: for the only frame batch of a clip. In slabs, which are there to save memory, it keeps no conv
+                cache: that of 3 latents at 768x1360 is 8.6 GB. Elsewhere the program for longer clips serves it too.
         """
         run = self._step_of(operation, form)
+        alone = alone and form != WHOLE and group is None
+        run = partial(_without_cache, run) if alone else run
         run = run if group is None else group.over_devices(run)
         if not self.jit:
             return run
         spent = spent and (form != WHOLE or on_gpu(platform))
         dealt = None if group is None else (group.mesh, group.shard)
-        key = operation, form, self.slab_bytes, inside, spent, platform, dealt
+        key = operation, form, self.slab_bytes, inside, spent, platform, dealt, alone
         if key not in self._compiled_steps:
             options = {} if inside else compiler_options(platform, self.dtype)
             donated: dict[str, Any] = {"donate_argnums": 2} if spent else {}
@@ -425,8 +436,9 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         batches = [batch.stop - batch.start for batch in frame_batches(shape[1], self.frame_batch_size(operation))]
         kinds = [StepKind(first, length, *tile) for tile in dict.fromkeys(tiles)
                  for first, length in zip((True, False), batches[:2], strict=False)]  # fmt: skip
+        alone = len(batches) == 1
         return {
-            kind: self.lower_step(operation, (clips, *kind[1:], shape[4]), first=kind.first, form=form)
+            kind: self.lower_step(operation, (clips, *kind[1:], shape[4]), first=kind.first, form=form, alone=alone)
             for kind in kinds
         }
 
@@ -449,6 +461,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         sharding: Any = None,
         first: bool = False,
         form: Form | None = None,
+        alone: bool = False,
     ) -> jax.stages.Lowered:
         """Lower one frame batch as a program, without running anything: what `encode` and `decode` run.
 
@@ -457,13 +470,14 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
             sharding: of the frames, and of the conv cache, whose axes are the same.
             first: without a conv cache.
             form: one of `forms`; None takes the one that the budget, or the device, has room for.
+            alone: first, and no other follows.
         """
         self._check_shape(operation, shape)
         form = self._lowered_form(operation, shape, sharding) if form is None else form
         sharding = self._sharding(sharding)
         platform = None if sharding is None else device_of(sharding).platform
         group = None if self.mesh is None else self._deal(self.mesh, operation, shape, first)
-        step = self.compiled_step(operation, form, False, True, platform, group)
+        step = self.compiled_step(operation, form, False, True, platform, group, alone)
         with self._scope(), tracing_for(platform):
             params = self._abstract_params(sharding)
             frames = self._abstract(group.dealt_shape if group else shape, sharding)
@@ -490,6 +504,11 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
             return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=_replicated(sharding))
 
         return jax.tree.map(abstract, self.params)
+
+
+def _without_cache(step: Any, params: Params, frames: jax.Array, cache: Cache | None) -> tuple[jax.Array, None]:
+    """A step whose conv cache nobody needs."""
+    return step(params, frames, cache)[0], None
 
 
 def _by_rows(frames: jax.Array) -> jax.Array:

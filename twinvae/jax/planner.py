@@ -73,16 +73,18 @@ class Step(NamedTuple):
         first: without a conv cache.
         shape: of its input.
         beside: bytes that live while it runs, and are none of its arguments, results or temporaries.
+        alone: the only one of its clip, which hands no conv cache on.
     """
 
     first: bool
     shape: Shape
     beside: int
+    alone: bool
 
 
 # Whether a program's peak is known: None where it does not fit the device.
 PeakOf = Callable[[jax.stages.Lowered], int | None]
-Lower = Callable[[Operation, Shape, Any, bool, Form], jax.stages.Lowered]
+Lower = Callable[[Operation, Shape, Any, bool, Form, bool], jax.stages.Lowered]
 
 
 def compiled_peak(lowered: jax.stages.Lowered) -> int | None:
@@ -99,7 +101,7 @@ class Planner:
     """Plans for the calls of one VAE; each is made once.
 
     Args:
-        lower: `lower(operation, shape, sharding, first, form)` gives the program of a frame batch.
+        lower: `lower(operation, shape, sharding, first, form, alone)` gives the program of a frame batch.
         parameter_bytes: of the weights, which every program takes.
         peak_of: the peak of a program.
     """
@@ -135,7 +137,7 @@ class Planner:
         """Bytes that a call needs at its most; None where a step does not fit the device."""
         found = [self._joining(call)]
         for step in steps(self.config, call, self.itemsize):
-            peak = self.peak_of(self.lower(call.operation, step.shape, call.sharding, step.first, form))
+            peak = self.peak_of(self.lower(call.operation, step.shape, call.sharding, step.first, form, step.alone))
             if peak is None:
                 return None
             found.append(peak + step.beside // shards(call.sharding, call.shape))
@@ -199,7 +201,8 @@ def steps(config: VAEConfig, call: Call, itemsize: int) -> tuple[Step, ...]:
         piece = (call.shape[0], length, rows, columns, call.shape[4])
         own = call.shape[0] * output_cells(config, call.operation, [length], rows, columns)
         made = 0 if call.grid is None and first else every - own
-        found.append(Step(first, piece, (prod(call.shape) - prod(piece) + held + made + others) * itemsize))
+        beside = (prod(call.shape) - prod(piece) + held + made + others) * itemsize
+        found.append(Step(first, piece, beside, alone=len(batches) == 1))
     return tuple(found)
 
 

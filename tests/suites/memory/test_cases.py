@@ -226,7 +226,7 @@ class Lowering:
         return SimpleNamespace(shape=shape, as_text=lambda: str(shape))
 
     @staticmethod
-    def lower_step(operation, shape, sharding, first, form):
+    def lower_step(operation, shape, sharding, first, form, alone):
         return SimpleNamespace(shape=shape, as_text=lambda: f"{shape} {first}")
 
 

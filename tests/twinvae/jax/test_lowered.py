@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from copy import deepcopy
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -47,9 +48,9 @@ def test_what_is_lowered_of_a_call_is_every_program_that_it_runs(operation, slic
     class Seen:
         """A step that notes what it is called with, or lowered for."""
 
-        def __init__(self, operation, form, inside, spent, platform=None, group=None):
-            self.step = made(operation, form, inside, spent, platform, group)
-            self.asked = operation, form, inside, spent, platform, group
+        def __init__(self, operation, form, inside, spent, platform=None, group=None, alone=False):
+            self.asked = operation, form, inside, spent, platform, group, alone
+            self.step = made(*self.asked)
 
         def __call__(self, params, frames, cache):
             seen.add((*self.asked, frames.shape, cache is None))
@@ -84,3 +85,24 @@ def test_a_conv_cache_that_is_spent_is_overwritten_in_every_form_in_slabs_and_on
     text = vae.compiled_step("decode", form, False, spent, platform).lower(vae.params, frames, cache).as_text()
     donated = re.findall("tf.aliasing_output|jax.buffer_donor", text)
     assert len(donated) == len(cache) * overwritten
+
+
+@pytest.mark.parametrize("form", [WHOLE, ROW_SLABS, COLUMN_SLABS])
+def test_the_only_frame_batch_of_a_call_in_slabs_keeps_no_conv_cache_and_that_of_a_stream_does(form, vae, monkeypatch):
+    """It would be an output of the program, and in its peak."""
+    vae.forms, run, caches = (form,), vae.run_frame_batch, []
+
+    def noting(*given, **how):
+        out, cache = run(*given, **how)
+        caches.append(cache)
+        return out, cache
+
+    monkeypatch.setattr(vae, "run_frame_batch", noting)
+    latents = np.ones((1, 2, *SIZES["decode"][1:]), np.float32)
+    (streamed,) = vae.decode_stream(latents)
+    np.testing.assert_array_equal(vae.decode(latents), streamed)
+    vae.decode(np.ones((1, 4, *latents.shape[2:]), np.float32))  # whose second frame batch goes on from the first's
+    kept = [cache is not None for cache in caches]
+    assert kept == [True, form == WHOLE, True, True]
+    (lowered,) = vae.lower_call("decode", latents.shape).values()
+    assert (len(jax.tree.leaves(lowered.out_info)) == 1) == (form != WHOLE)

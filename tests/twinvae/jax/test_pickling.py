@@ -33,7 +33,7 @@ def test_weights_settings_and_dtype_survive(backend):
             np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
 
 
-def running_sum(vae, operation, frames, cache, form, spent=False):
+def running_sum(vae, operation, frames, cache, form, **_):
     """A stand-in for a step: each frame batch, and all before it."""
     with jax.enable_x64(True):
         total = jnp.asarray(frames) + (0 if cache is None else cache["sum"])

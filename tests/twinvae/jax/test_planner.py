@@ -191,7 +191,7 @@ def test_a_plan_is_not_taken_from_that_of_a_call_which_differs_in_any_field(fiel
     one = Call("decode", CLIP, 2, forms=(WHOLE, COLUMN_SLABS))._replace(**beside)
     now = [one]
 
-    def lower(operation, shape, sharding, first, form):  # the peak itself; a VAE's own knows its slabs
+    def lower(operation, shape, sharding, first, form, alone):  # the peak itself; a VAE's own knows its slabs
         return now[0].slab_bytes * int(np.prod(shape)) + 10**9 * (sharding is not None)
 
     def planned(planner, call):
@@ -215,11 +215,11 @@ def test_a_plan_is_not_taken_from_that_of_a_call_which_differs_in_any_field(fiel
 def test_a_call_in_slices_is_planned_for_one_clip_and_a_stream_for_all_that_go_through_together(vae, monkeypatch):
     ran = []
 
-    def run(operation, frames, cache, form=WHOLE, spent=False):
+    def run(operation, frames, cache, form=WHOLE, **_):
         ran.append((frames.shape[0], form))
         return frames, None
 
-    peaks = Planner(vae.config, vae.dtype, lambda _, shape, *rest: (shape[0], rest[-1]), 0,
+    peaks = Planner(vae.config, vae.dtype, lambda _, shape, *rest: (shape[0], rest[2]), 0,
                     lambda program: program[0] * (10 * GIB if program[1] == WHOLE else GIB))  # fmt: skip
     monkeypatch.setattr(vae, "planner", peaks)
     monkeypatch.setattr(vae, "run_frame_batch", run)
