@@ -127,9 +127,9 @@ def test_a_plan_is_the_same_whatever_was_planned_before(vae):
     row = PLAIN | {"asked": "decode", "frames": (2, 1), "size": (4, 2)}
     clips = [settings.shape_of(row | {"batch": batch}) for batch in (1, 2)]
 
-    def stand_in(operation, shape, sharding, first, form):
+    def stand_in(operation, shape, sharding, first, form, alone):
         """A number that depends on all that a program does, and takes no compiler."""
-        return math.prod(shape) * (3 - first) + len(form) + vae.slab_bytes
+        return math.prod(shape) * (3 - first + alone) + len(form) + vae.slab_bytes
 
     def planner() -> Planner:
         return Planner(vae.config, vae.dtype, stand_in, vae.planner.parameter_bytes, lambda peak: peak)

@@ -98,6 +98,22 @@ def test_a_run_replaces_what_it_selected_and_runs_that_nothing_is_left_of_go(tmp
     assert [run.commit for run in last.runs] == ["later", "last"]
 
 
+@pytest.mark.parametrize(
+    ("field", "chosen", "one", "other"),
+    [("backend", "backends", "flax", "torchax"), ("mode", "modes", "jit", "eager"),
+     ("dtype", "dtypes", "float32", "bfloat16"), ("preset", "presets", "tiny", "cogvideox-2b")],
+)  # fmt: skip
+def test_what_a_run_did_not_select_stays_in_the_baseline(field, chosen, one, other, tmp_path):
+    both = [record("a", 1, **{field: value}) for value in (one, other)]
+    gone = record("b", 1, **{field: one})
+    old = updated(None, write_run(tmp_path, [*both, gone]))
+    run = RUN.model_copy(update={"selection": Selection(**{chosen: (one,)})})
+    found = updated(old, write_run(tmp_path, [record("a", 2, **{field: one})], run))
+    assert {(entry.case, getattr(entry, field)): entry.value for entry in found.entries} == {
+        ("a", one): 2, ("a", other): 1,
+    }  # fmt: skip
+
+
 def test_the_largest_changes_up_or_down_are_shown_first_and_the_rest_is_counted(tmp_path, folders, capsys):
     write_run(tmp_path / "reports", [record(f"case {i:02}", 1e-3) for i in range(30)])
     main(["baseline", *folders, "--yes"])

@@ -147,3 +147,11 @@ def test_what_is_run_once_is_run_once_in_what_a_port_takes(modes):
         of_port = replace(chosen, ports={"flax": Taken(chosen.models, modes, dtypes, ())})
         rows = selected(of_port, ["backend", "mode", "dtype"], {"once": True})
         assert rows == [("flax", modes[-1], dtypes[0])]
+
+
+@pytest.mark.parametrize("only", ["jit", "eager"])
+@pytest.mark.parametrize("asked", [("jit",), ("eager",), ("eager", "jit"), "first"])
+def test_what_runs_in_one_way_alone_is_judged_in_that_by_tests_of_the_other(only, asked):
+    chosen = options(preset="tiny", backend="flax")
+    chosen = replace(chosen, ports={"flax": Taken(chosen.models, (only,), chosen.dtypes, ())})
+    assert set(selected(chosen, ["backend", "mode"], {"mode": asked})) == {("flax", only)}

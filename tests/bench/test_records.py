@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import ml_dtypes
@@ -101,6 +102,22 @@ def test_exhibits_come_back_as_arrays_and_a_new_run_removes_them(tmp_path):
         np.testing.assert_array_equal(arrays["output"], [0.5, -2])
     write_run(tmp_path, [])
     assert not path.exists()
+
+
+def test_exhibits_of_one_name_are_told_apart_by_backend_mode_and_dtype(tmp_path):
+    fields = ("backend", "mode", "dtype")
+    each = list(itertools.product(("flax", "torchax"), ("eager", "jit"), ("float32", "bfloat16")))
+
+    def show(file):
+        for number, values in enumerate(each):
+            file.exhibit("frame", {"output": np.array(number)}, **dict(zip(fields, values, strict=True)))
+
+    data = write_run(tmp_path, [], extra=show)
+    found = {}
+    for exhibit in data.exhibits:
+        with np.load(data.folder / exhibit.file, allow_pickle=False) as arrays:
+            found[tuple(getattr(exhibit, field) for field in fields)] = int(arrays["output"])
+    assert found == {values: number for number, values in enumerate(each)}
 
 
 def test_a_selection_holds_what_it_names_and_what_has_no_such_field():

@@ -102,15 +102,16 @@ def test_short_calls_are_repeated_and_the_fastest_counts(busy, monkeypatch):
     assert max(timings.seconds["a"]) < 0.002
 
 
-def test_foreign_load_is_what_others_take(monkeypatch):
+@pytest.mark.parametrize(("cores", "share"), [([0, 1], 0.5), ([1], 1.0), (range(4), 0.25)])
+def test_foreign_load_is_what_others_take_of_the_cores_that_one_may_use(cores, share, monkeypatch):
     own, everyone, clock = iter([1.0, 1.5]), iter([10.0, 11.5]), iter([100.0, 101.0])
     monkeypatch.setattr(timing, "_own_seconds", lambda: next(own))
     monkeypatch.setattr(timing, "_busy_seconds", lambda: next(everyone))
-    monkeypatch.setattr(timing, "_cores", lambda: [0, 1])
+    monkeypatch.setattr(timing, "_cores", lambda: cores)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     with timing.foreign_load() as load:
         pass
-    assert load == [pytest.approx(0.5)]
+    assert load == [pytest.approx(share)]
 
 
 @pytest.mark.parametrize(("kind", "busy"), [

@@ -88,6 +88,8 @@ RULES = [
     (RATIO | {"interval": (1.0, 1.4), "limit": 1.05}, 1.2, NONE, "inconclusive"),
     (RATIO | {"interval": (1.05, 1.2), "limit": 1.02}, 1.15, 1.0, "wrong"),  # the limit is sure, the baseline not
     (RATIO | {"interval": (1.2, 1.4), "limit": 1.3}, 1.3, 1.0, "regressed"),  # the baseline is sure, the limit not
+    (RATIO | {"interval": (1.0, 1.4), "limit": 1.5}, 1.2, 1.0, "inconclusive"),  # across its baseline alone
+    (RATIO | {"interval": (1.0, 1.4), "limit": 1.3}, 1.2, 2.0, "inconclusive"),  # across its limit alone
     (RATIO, 1.2, 1.0, "regressed"),
     (GAIN | {"interval": (0.7, 0.8)}, 0.75, 1.0, "regressed"),
     (GAIN | {"interval": (0.7, 0.95)}, 0.85, 1.0, "inconclusive"),
