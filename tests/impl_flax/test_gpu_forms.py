@@ -15,7 +15,7 @@ import impl_flax
 import impl_torchax
 from twinvae import VAEConfig
 from twinvae.arrays import DTYPES, dtype_scope
-from twinvae.jax.compiling import GPU, compiler_options, tracing_for
+from twinvae.jax.compiling import GPU, compiler_options, on_gpu, tracing_for
 from twinvae.jax.convolution import _convolve
 from twinvae.jax.moments import SPARSE, channel_moments
 from twinvae.seeded import seeded_tensors
@@ -174,3 +174,24 @@ def test_group_norm_errs_no_more_than_torchs(backend, mean, dtype):
 def test_options_are_those_of_a_gpu_by_either_name_and_of_bfloat16_alone():
     assert compiler_options("cuda") == compiler_options("gpu", "bfloat16") == GPU
     assert compiler_options("gpu", "float32") == {}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_traced_for_a_platform_is_the_same_whatever_was_traced_before(backend):
+    """A trace that is kept inside of a backend is kept by all that it depends on."""
+    vae, found = load(backend, "bfloat16"), {"cpu": set(), "cuda": set()}
+    frames = batches(vae, "decode")[1]
+    for platforms in (("cpu", "cuda"), ("cuda", "cpu")):
+        jax.clear_caches()
+        for platform in platforms:
+            with tracing_for(platform):
+                text = jax.jit(partial(vae.step, "decode")).trace(vae.params, frames, None).lower().as_text()
+            found[platform].add(text)
+    assert [len(texts) for texts in found.values()] == [1, 1]
+    assert not found["cpu"] & found["cuda"]
+
+
+def test_a_platform_is_traced_for_no_longer_than_it_is_asked_for():
+    with pytest.raises(KeyboardInterrupt), tracing_for("cuda"):
+        raise KeyboardInterrupt
+    assert not on_gpu()

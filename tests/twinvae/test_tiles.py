@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from types import SimpleNamespace
 
 import jax
@@ -177,3 +178,20 @@ def test_long_grids_show_how_far_they_are_on_a_terminal_alone(on_terminal, cells
     printed = capsys.readouterr()
     assert ("100%" in printed.err) == shown
     assert not printed.out
+
+
+def test_no_more_tiles_are_held_than_two_rows_have():
+    grid, held, most = TileSettings(16, 16, 0.25, 0.25).grid("decode", 10, 6, COMPRESSION), [], []
+
+    def made(tile):
+        held.append(weakref.ref(tile))
+        return tile
+
+    def run(tile):
+        most.append(sum(one() is not None for one in held))
+        return made(tile.repeat(COMPRESSION, 2).repeat(COMPRESSION, 3))
+
+    run_tiles(np.zeros((1, 1, 10, 6, 1)), grid, run, lambda tile, *_: made(tile.copy()), np.concatenate)
+    rows, columns = len(grid.rows.slices), len(grid.columns.slices)
+    assert rows > 3
+    assert max(most) <= 2 * columns

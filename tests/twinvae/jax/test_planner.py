@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 import twinvae
 from twinvae.bench.xla_cost import NETWORK, compiled, stages
 from twinvae.forms import COLUMN_SLABS, ROW_SLABS, WHOLE
+from twinvae.jax.chips import CHIPS
 from twinvae.jax.memory import usable_bytes
 from twinvae.jax.planner import Call, Planner, steps
 from twinvae.plan import Plan
@@ -109,6 +112,22 @@ def test_a_program_is_lowered_in_the_form_that_the_budget_asks_for(vae):
 
 def test_a_cpu_has_the_memory_of_its_machine():
     assert usable_bytes(jax.devices("cpu")[0]) > GIB
+
+
+@pytest.mark.parametrize(
+    ("chip", "allocator", "usable"),
+    [
+        ("h100", {"bytes_limit": 123}, 123),  # as XLA_PYTHON_CLIENT_MEM_FRACTION has it
+        ("h100", None, None),
+        ("v6e", {"bytes_limit": 123}, CHIPS["v6e"].usable_bytes),
+        (None, {"bytes_limit": 123}, 123),
+    ],
+)
+def test_a_card_has_what_its_allocator_may_take_and_a_tpu_what_its_programs_may(chip, allocator, usable):
+    kind = CHIPS[chip].device_kind if chip else "a card that nobody knows"
+    platform = CHIPS[chip].kind if chip else "gpu"
+    device = SimpleNamespace(platform=platform, device_kind=kind, memory_stats=lambda: allocator)
+    assert usable_bytes(device) == usable
 
 
 @pytest.mark.parametrize(
