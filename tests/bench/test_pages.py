@@ -17,11 +17,22 @@ from rich.console import Console
 from tests.bench.synthetic import RUN, broken, frame_exhibits, parity_records, write_run
 from twinvae.bench.baselines import Entry, baseline_path, updated, write_baseline
 from twinvae.bench.cli import main
-from twinvae.bench.pages import Elsewhere, Judged, finding_lines, headline, index_page, shortened, table, worst_table
+from twinvae.bench.pages import (
+    Elsewhere,
+    Judged,
+    finding_lines,
+    grade_table,
+    headline,
+    index_page,
+    shortened,
+    table,
+    worst_table,
+)
 from twinvae.bench.records import Failure, Record
 from twinvae.bench.report import write_report
 from twinvae.bench.verdicts import STATUSES, Verdict, judge
 
+NAN = float("nan")
 BORN = "decoder.up_blocks.0.resnets.1"
 FIRST_SCREEN = 25  # lines
 
@@ -361,3 +372,14 @@ def test_a_fault_after_the_last_block_is_placed_there(report):
     assert "In flax decode every block up to the last, decoder.conv_out, agrees" in text
     assert "torchax decode every block" not in text
     assert "every block" not in page(report(broken(parity_records(), "decoder.conv_in")))
+
+
+@pytest.mark.parametrize("worse", [NAN, None, 0.5], ids=str)
+@pytest.mark.parametrize("order", [("eager", "jit"), ("jit", "eager")], ids="-".join)
+def test_a_cases_grade_is_that_of_its_worst_mode_whichever_comes_first(worse, order):
+    errors = {order[0]: worse, order[1]: 1e-16}
+    records = [Record(suite="parity", case="a", backend="flax", dtype="float32", metric="mae", mode=mode, value=error)
+               for mode, error in errors.items()]  # fmt: skip
+    judged = judged_as()._replace(verdicts=[judge(record) for record in records])
+    assert "broken" in grade_table(judged)
+    assert "exact" not in grade_table(judged)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -254,7 +255,7 @@ def grade_table(judged: Judged) -> str:
             row = errors.setdefault(case(v), {})
             place = (v.key.backend, v.key.dtype)
             error = math.nan if v.value is None else v.value
-            row[place] = error if math.isnan(error) else max(error, row.get(place, 0.0))
+            row[place] = float(np.maximum(error, row.get(place, 0.0)))  # which keeps NaN, in any order
     places = sorted({place for row in errors.values() for place in row}, key=lambda p: (p[0], _dtype_rank(p[1])))
     rows = [[name, *(grade(row[p]) if p in row else "" for p in places)] for name, row in errors.items()]
     return table(["case", *(" ".join(place) for place in places)], rows)
