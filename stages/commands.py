@@ -1,4 +1,4 @@
-"""The commands `twinvae text`, `denoise`, `decode` and `run`: a prompt to a video in three stages, each from files."""
+"""The commands `twinvae text`, `denoise`, `decode`, `run`: each loads what it needs alone, as torch takes seconds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from stages.decode import decode as decode_latents
-from stages.denoise import Settings
-from stages.denoise import denoise as denoise_text
 from stages.files import STEPS
 from stages.model import GUIDANCE, Model
 from stages.model import STEPS as USUAL_STEPS
 from stages.telling import say
-from stages.text import text as encode_text
 
 INTERRUPTED = 130  # of a shell
 
@@ -151,6 +147,8 @@ def text(
     dtype: TextDtype = None, console: Any = None,
 ) -> None:  # fmt: skip
     """Encode a prompt with T5, on JAX: DIR/text.safetensors."""
+    from stages.text import text as encode_text
+
     encode_text(dir, Model(model), prompt, negative_prompt, tokens=tokens, dtype=dtype, console=console)
 
 
@@ -162,6 +160,9 @@ def denoise(
     video: Video = None, strength: Strength = 0.8, save_every: SaveEvery = 1, mesh: Mesh = None, console: Any = None,
 ) -> None:  # fmt: skip
     """Denoise latents for DIR/text.safetensors, on JAX: DIR/latents.safetensors. Goes on where it was stopped."""
+    from stages.denoise import Settings
+    from stages.denoise import denoise as denoise_text
+
     settings = Settings(frames, height, width, steps, guidance, dynamic_guidance, scheduler, seed, noise, dtype, image,
                         video, strength)  # fmt: skip
     denoise_text(dir, Model(model), settings, save_every=save_every, mesh=_token_mesh(mesh), console=console)
@@ -174,6 +175,8 @@ def decode(
     tiling: Tiling = False, decode_mesh: DecodeMesh = None, console: Any = None,
 ) -> None:  # fmt: skip
     """Decode latents, DIR/latents.safetensors or anyone's, with any backend: DIR/video.mp4 and DIR/decode.json."""
+    from stages.decode import decode as decode_latents
+
     decode_latents(
         dir, Model(model), latents=latents, layout=layout, scaled=scaled, drop=drop, fps=fps, backend=backend,
         compare=_names(compare), dtype=dtype, tiling=tiling, mesh=_vae_mesh(decode_mesh), console=console,
@@ -190,6 +193,11 @@ def run(
     tiling: Tiling = False, decode_mesh: DecodeMesh = None, console: Any = None,
 ) -> None:  # fmt: skip
     """A prompt to a video: text, denoise and decode, each only where its inputs or settings are others than before."""
+    from stages.decode import decode as decode_latents
+    from stages.denoise import Settings
+    from stages.denoise import denoise as denoise_text
+    from stages.text import text as encode_text
+
     pipeline = Model(model)
     settings = Settings(frames, height, width, steps, guidance, dynamic_guidance, scheduler, seed, noise, dtype, image,
                         video, strength)  # fmt: skip

@@ -26,9 +26,8 @@ from stages.files import (
     whole,
 )
 from stages.latents import Given, latents_of
-from stages.model import Model
+from stages.model import Model, usual_dtype
 from stages.telling import QUIET, counting, say
-from stages.text import usual_dtype
 from stages.video import as_bytes, ffmpeg, write_video
 from twinvae.frames import DECODED_TOGETHER, sample_count
 

@@ -16,12 +16,11 @@ from impl_torchax.transformer import Transformer, load_transformer
 from stages.checks import check_model, check_sizes, latent_frames
 from stages.conditions import Condition, condition_of
 from stages.files import LATENTS, STEPS, TEXT, Denoise, Latents, differences, read, reason, write
-from stages.model import GUIDANCE, Model
+from stages.model import GUIDANCE, Model, usual_dtype
 from stages.model import STEPS as USUAL_STEPS
 from stages.sampling import State, begin, sample
 from stages.schedule import Schedule, probe, torch_noise
 from stages.telling import QUIET, counting, say
-from stages.text import usual_dtype
 
 SCHEDULERS = {"ddim": "CogVideoXDDIMScheduler", "dpm": "CogVideoXDPMScheduler"}
 

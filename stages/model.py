@@ -125,3 +125,10 @@ def _state(folder: Path) -> tuple[tuple[Path, int, int], ...]:
 def _digest(state: tuple[tuple[Path, int, int], ...]) -> str:
     """Of files that are as they were when they were last looked at: they are many GB."""
     return digest_of_files([path for path, _, _ in state])
+
+
+def usual_dtype() -> str:
+    """bfloat16 on an accelerator, which has units for it; float32 on a CPU."""
+    import jax
+
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"

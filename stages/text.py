@@ -6,13 +6,12 @@ import time
 import warnings
 from pathlib import Path
 
-import jax
 import numpy as np
 from rich.console import Console
 
 from impl_torchax.text_encoder import MAX_TOKENS, load_text_encoder, tokenize
 from stages.files import TEXT, Text, reason, write
-from stages.model import Model
+from stages.model import Model, usual_dtype
 from stages.telling import QUIET, say
 
 
@@ -31,7 +30,7 @@ def text(
     Args:
         folder: of the run.
         tokens: that a prompt is filled up or cut to; None: as many as the model's transformer takes.
-        dtype: in which T5 computes; None: see `usual_dtype`.
+        dtype: in which T5 computes; None: float32 on a CPU, bfloat16 elsewhere.
     Raises:
         ValueError: a prompt that is empty or no text.
         FileNotFoundError, OSError: a model without these parts, or a folder that cannot be written.
@@ -64,11 +63,6 @@ def text(
           facts={"seconds": round(seconds, 2), **({"cut": cut} if cut else {})})  # fmt: skip
     say(console, f"text: wrote {path}, 2 prompts of {tokens} tokens, in {seconds:.1f} s")
     return path
-
-
-def usual_dtype() -> str:
-    """bfloat16 on an accelerator, which has units for it; float32 on a CPU."""
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def _check(prompt: object, what: str, empty: bool = False) -> None:

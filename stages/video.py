@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +66,28 @@ def write_video(path: Path, chunks: Iterable[UInt8[np.ndarray, "t h w 3"]], fps:
                     output_params=["-crf", str(CRF), "-movflags", "+faststart"],
                 )  # fmt: skip
                 closing.callback(writer.close)
-                with warnings.catch_warnings():  # JAX's, of a fork after which ffmpeg is started and nothing else done
-                    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+                with _forking():
                     writer.send(None)
             for frame in chunk:
                 writer.send(np.ascontiguousarray(frame))
             count += len(chunk)
         closing.close()  # ffmpeg is done, and says nothing of how
-        written = module.count_frames_and_secs(beside)[0] if beside.is_file() and beside.stat().st_size else 0
+        with _forking():
+            written = module.count_frames_and_secs(beside)[0] if beside.is_file() and beside.stat().st_size else 0
         if written != count:
             raise OSError(
                 f"cannot write {path}: ffmpeg wrote {written} of {count} frames (see what it says above): make room on "
                 "that disk, or choose another folder"
             )
     return count, height, width
+
+
+@contextlib.contextmanager
+def _forking() -> Iterator[None]:
+    """JAX warns of a fork; after this one, ffmpeg is started and nothing else is done."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+        yield
 
 
 def read_video(path: Path) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
@@ -93,7 +101,8 @@ def read_video(path: Path) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
         raise FileNotFoundError(f"{path} not found: name a video that ffmpeg reads")
     reader = ffmpeg().read_frames(path, output_params=["-fps_mode", "passthrough"])
     try:
-        about = next(reader)
+        with _forking():
+            about = next(reader)
         width, height = about["size"]
         frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
     except (OSError, RuntimeError, StopIteration) as error:
