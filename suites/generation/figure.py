@@ -27,10 +27,8 @@ def frames(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
     errors = figure.add_subplot(grid[-1, :])
     for row, kind in enumerate(kinds):
         own = [(exhibit, arrays) for exhibit, arrays in shown if exhibit.caption == kind]
-        pictures = [
-            ("diffusers", own[0][1]["expected"]),
-            *((exhibit.backend, arrays["frame"]) for exhibit, arrays in own),
-        ]
+        ours = [(exhibit.backend, arrays["frame"]) for exhibit, arrays in own]
+        pictures = [("diffusers", own[0][1]["expected"]), *ours]
         for column, (label, picture) in enumerate(pictures):
             ax = figure.add_subplot(grid[row, column])
             ax.imshow(np.clip(picture, 0, 1), interpolation="nearest")
@@ -38,9 +36,8 @@ def frames(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
             ax.set_axis_off()
     for place, (exhibit, arrays) in enumerate(shown):
         label, values = f"{exhibit.caption}, {exhibit.backend}", np.maximum(arrays["largest"], 1e-9)
-        errors.plot(
-            range(1, len(values) + 1), values, "o-", color=COLOURS[place % len(COLOURS)], label=label, markersize=4
-        )
+        colour = COLOURS[place % len(COLOURS)]
+        errors.plot(range(1, len(values) + 1), values, "o-", color=colour, label=label, markersize=4)
     errors.axhline(FRAMES["max_abs"].limit or 0, color=ALARM, linewidth=0.8, label="limit")
     errors.axhline(1 / 255, color=ALARM, linewidth=0.8, linestyle=":", label="a level of 8 bits")
     errors.set_yscale("log")
@@ -50,8 +47,8 @@ def frames(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
     errors.legend(frameon=False, fontsize=7, ncols=3)
     errors.grid(True, axis="y", linewidth=0.6)
     caption = (
-        "A prompt to a video: the middle frame as diffusers' pipeline gives it and as our stages do, with each backend's "
-        "VAE at their end, from tiny random models; and how far every frame is from diffusers', in [0, 1]."
+        "A prompt to a video: the middle frame as diffusers' pipeline gives it and as our stages do, with each "
+        "backend's VAE at their end, from tiny random models; and how far every frame is from diffusers', in [0, 1]."
     )
     yield Picture(f"{data.run.suite}-frames.svg", svg(figure), caption)
 
