@@ -165,7 +165,7 @@ def test_a_text_of_another_model_is_refused(run, other, nothing_computed):
     config = other / "text_encoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"of": "another"}))
     with pytest.raises(
-        ValueError, match=r"text.safetensors is of another model: it was made with another text_encoder"
+        ValueError, match=r"text.safetensors is of another model: .* another text_encoder"
     ):
         denoise(run, Model(other), SETTINGS)
 
