@@ -179,6 +179,9 @@ class Network:
             outside[POSITIONS] = positions  # type: ignore[assignment]
         if self._offset is not None:
             given["ofs"] = jnp.asarray(self._offset)
+        if self.mesh is not None:  # else the partitioner cuts hidden states as it finds weights cut, and back
+            whole = on_all(self.mesh)
+            outside = {name: jax.lax.with_sharding_constraint(array, whole) for name, array in outside.items()}
         latents = jnp.moveaxis(latents, -1, 2)
         (out,) = call(self.module, outside, latents, text, sinusoids, return_dict=False, **given)
         return jnp.moveaxis(out, 2, -1)

@@ -1,0 +1,1 @@
+"""Generation: stages, their programs by compilers, and what comes of both VAEs at their end."""

@@ -1,0 +1,49 @@
+"""A process of 8 virtual devices that predicts with tiny transformers on meshes, and says how far off one device it is.
+
+Run by `test_transformer.py`, which reads what it prints.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from impl_torchax.transformer import load_transformer
+from tests.impl_torchax import tiny
+from twinvae.bench.effort import little_effort
+from twinvae.jax.tokens import make_token_mesh
+
+# (dp, sp, tp), the kind, and what differs of it. 3 heads do not divide by 2, nor 72 or 35 tokens of a video by 8 or 4,
+# nor one clip by 2.
+MESHES: dict[str, tuple[tuple[int, int, int], str, dict[str, Any], int]] = {
+    "2b on 2x2x2": ((2, 2, 2), "2b", {}, 2),
+    "2b of 3 heads on 1x4x2": ((1, 4, 2), "2b", {"num_attention_heads": 3}, 1),
+    "2b of one clip on 2x1x4": ((2, 1, 4), "2b", {}, 1),
+    "5b on 2x1x4": ((2, 1, 4), "5b", {}, 2),
+    "1.5 on 2x2x2": ((2, 2, 2), "1.5", {}, 2),
+}
+
+
+def told(name: str) -> dict[str, float]:
+    counts, kind, fields, batch = MESHES[name]
+    latents, text = tiny.inputs(kind, batch)
+    model = tiny.transformer(kind, "float64", **fields)
+    alone, on_mesh = (load_transformer(model, dtype="float64", mesh=mesh) for mesh in (None, make_token_mesh(*counts)))
+    one, many = (np.asarray(each(latents, text, tiny.TIMESTEPS[:batch])) for each in (alone, on_mesh))
+    held = sum(weight.addressable_shards[0].data.nbytes for weight in on_mesh.params.values())
+    whole = sum(weight.nbytes for weight in on_mesh.params.values())
+    return {"error": np.abs(one - many).max(), "size": np.abs(one).max(), "held": held / whole}
+
+
+def main() -> None:
+    jax.config.update("jax_platforms", "cpu")
+    with little_effort():
+        print(json.dumps({name: told(name) for name in sys.argv[1:] or MESHES}))
+
+
+if __name__ == "__main__":
+    main()
