@@ -292,6 +292,7 @@ class JointAttention:
         def placed(x: torch.Tensor) -> torch.Tensor:
             if image_rotary_emb is None:
                 return x
+            x = x if x.dtype == torch.float64 else x.float()  # as it is rotated: attention rounds it
             return torch.cat([x[:, :, :text], apply_rotary_emb(x[:, :, text:], image_rotary_emb)], dim=2)  # type: ignore[list-item]
 
         q, k, v = heads(attn.to_q(tokens)), heads(attn.to_k(tokens)), heads(attn.to_v(tokens))

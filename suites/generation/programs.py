@@ -83,5 +83,3 @@ def _lowered_attention(topology: str) -> jax.stages.Lowered:
     )
     with tracing_for("tpu"):
         return jax.jit(flash, compiler_options=compiler_options("tpu")).lower(tokens, tokens, tokens)
-
-

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import sys
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
 
 from impl_torchax.transformer import load_transformer
+from impl_torchax.weights import ModuleTensor
 from tests.impl_torchax import tiny
 from twinvae.bench.effort import little_effort
 from twinvae.jax.tokens import make_token_mesh
@@ -32,11 +34,25 @@ def told(name: str) -> dict[str, float]:
     counts, kind, fields, batch = MESHES[name]
     latents, text = tiny.inputs(kind, batch)
     model = tiny.transformer(kind, "float64", **fields)
-    alone, on_mesh = (load_transformer(model, dtype="float64", mesh=mesh) for mesh in (None, make_token_mesh(*counts)))
+    read: list[int] = []
+
+    def counted(tensor: ModuleTensor, index: Any) -> np.ndarray:
+        part = original(tensor, index)
+        read.append(part.nbytes)
+        return part
+
+    alone, original = load_transformer(model, dtype="float64"), ModuleTensor.__getitem__
+    with mock.patch.object(ModuleTensor, "__getitem__", counted):
+        on_mesh = load_transformer(model, dtype="float64", mesh=make_token_mesh(*counts))
     one, many = (np.asarray(each(latents, text, tiny.TIMESTEPS[:batch])) for each in (alone, on_mesh))
     held = sum(weight.addressable_shards[0].data.nbytes for weight in on_mesh.params.values())
     whole = sum(weight.nbytes for weight in on_mesh.params.values())
-    return {"error": np.abs(one - many).max(), "size": np.abs(one).max(), "held": held / whole}
+    return {
+        "error": np.abs(one - many).max(),
+        "size": np.abs(one).max(),
+        "held": held / whole,
+        "read": sum(read) / whole,
+    }
 
 
 def main() -> None:
