@@ -83,3 +83,15 @@ def _lowered_attention(topology: str) -> jax.stages.Lowered:
     )
     with tracing_for("tpu"):
         return jax.jit(flash, compiler_options=compiler_options("tpu")).lower(tokens, tokens, tokens)
+
+
+LAYERS = CONFIG["num_layers"]
+ONE_CHIP = "a step with guidance, one chip"
+MESH = "a step with guidance, dp 2, tp 4, weights over 8"
+SHALLOW = "a step with guidance, dp 2, tp 4, weights over 8, 4 blocks"
+CASES = {
+    f"attention of {TOKENS} tokens": attention_alone("v6e:2x2"),
+    ONE_CHIP: step("v6e:2x2"),
+    MESH: step("v6e:2x4", (2, 1, 4)),
+    SHALLOW: step("v6e:2x4", (2, 1, 4), layers=4),
+}
