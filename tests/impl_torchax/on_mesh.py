@@ -19,20 +19,20 @@ from tests.impl_torchax import tiny
 from twinvae.bench.effort import little_effort
 from twinvae.jax.tokens import make_token_mesh
 
-# (dp, sp, tp), the kind, and what differs of it. 3 heads do not divide by 2, nor 72 or 35 tokens of a video by 8 or 4,
-# nor one clip by 2.
+# (dp, sp, tp), the kind, what differs of it, and clips. Neither 3 heads nor one clip divide by 2, nor do the 60 tokens of
+# a video by 8.
 MESHES: dict[str, tuple[tuple[int, int, int], str, dict[str, Any], int]] = {
-    "2b on 2x2x2": ((2, 2, 2), "2b", {}, 2),
-    "2b of 3 heads on 1x4x2": ((1, 4, 2), "2b", {"num_attention_heads": 3}, 1),
-    "2b of one clip on 2x1x4": ((2, 1, 4), "2b", {}, 1),
-    "5b on 2x1x4": ((2, 1, 4), "5b", {}, 2),
-    "1.5 on 2x2x2": ((2, 2, 2), "1.5", {}, 2),
+    "2b of 3 heads on 1x4x2": ((1, 4, 2), "2b", {"num_attention_heads": 3}, 2),
+    "5b on 1x2x4": ((1, 2, 4), "5b", {}, 2),
+    "1.5, one clip, on 2x2x2": ((2, 2, 2), "1.5", {}, 1),
 }
+WIDTH = 10  # of latents
 
 
 def told(name: str) -> dict[str, float]:
     counts, kind, fields, batch = MESHES[name]
     latents, text = tiny.inputs(kind, batch)
+    latents = latents[:, :, :, :WIDTH]
     model = tiny.transformer(kind, "float64", **fields)
     read: list[int] = []
 
