@@ -19,7 +19,7 @@ from tests.impl_torchax import tiny
 from twinvae.bench.effort import little_effort
 from twinvae.jax.tokens import make_token_mesh
 
-# (dp, sp, tp), the kind, what differs of it, and clips. Neither 3 heads nor one clip divide by 2, nor do the 60 tokens of
+# (dp, sp, tp), the kind, what differs of it, and clips. Neither 3 heads nor one clip divide by 2, nor the 60 tokens of
 # a video by 8.
 MESHES: dict[str, tuple[tuple[int, int, int], str, dict[str, Any], int]] = {
     "2b of 3 heads on 1x4x2": ((1, 4, 2), "2b", {"num_attention_heads": 3}, 2),
