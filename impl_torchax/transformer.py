@@ -43,7 +43,7 @@ OFFSET = 2.0  # of the latents of an image, which diffusers' pipeline gives each
 PIXELS = 8  # along a side of what one cell of latents stands for
 LEARNED = "use_learned_positional_embeddings"
 
-Params = Mapping[str, jax.Array]
+Params = dict[str, jax.Array]
 Positions = tuple[Array, Array] | Array | None  # cosines and sines of tokens, or what is added to them
 
 
@@ -63,7 +63,7 @@ def load_transformer(
     """
     checked_dtype(dtype)
     module = isinstance(source, torch.nn.Module)
-    fields = dict(source.config) if module else read_config(source, CLASS)  # type: ignore[arg-type]
+    fields: Any = source.config if module else read_config(source, CLASS)  # type: ignore[arg-type]
     network = Network({name: value for name, value in fields.items() if not name.startswith("_")}, mesh)
     tensors = tensors_of(source, WEIGHTS_FILE)
     check(network.weights, tensors, f"the config of this {CLASS}")
@@ -252,7 +252,7 @@ class Blocks(torch.nn.Module):
             return {name: gathered(weight, specs[name]) for name, weight in layer.items()}
 
         over_clips, of_video = PartitionSpec(DP), PartitionSpec(DP, VIDEO)
-        on_device = jax.shard_map(
+        on_device: Any = jax.shard_map(
             partial(_scan, block, JointAttention(dealt), whole),
             mesh=mesh,
             in_specs=(of_video, over_clips, over_clips, PartitionSpec(VIDEO), specs),
