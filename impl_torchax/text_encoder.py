@@ -69,7 +69,7 @@ class TextEncoder:
         self.params, self.dtype, self.mesh = dict(params), dtype, mesh
         self.config: dict[str, Any] = network.config.to_dict()
 
-        def encode(params: Mapping[str, jax.Array], tokens: Int[Array, "b n"]) -> Float[Array, "b n c"]:
+        def encode(params: dict[str, jax.Array], tokens: Int[Array, "b n"]) -> Float[Array, "b n c"]:
             with warnings.catch_warnings():  # transformers asks for int64, which is int32 where 64 bits are off
                 warnings.filterwarnings("ignore", "Explicitly requested dtype int64")
                 return call(network, params, tokens, return_dict=False)[0]

@@ -43,7 +43,7 @@ OFFSET = 2.0  # of the latents of an image, which diffusers' pipeline gives each
 PIXELS = 8  # along a side of what one cell of latents stands for
 LEARNED = "use_learned_positional_embeddings"
 
-Params = Mapping[str, jax.Array]
+Params = dict[str, jax.Array]
 Positions = tuple[Array, Array] | Array | None  # cosines and sines of tokens, or what is added to them
 
 
@@ -63,7 +63,7 @@ def load_transformer(
     """
     checked_dtype(dtype)
     module = isinstance(source, torch.nn.Module)
-    fields = dict(source.config) if module else read_config(source, CLASS)  # type: ignore[arg-type]
+    fields: Any = source.config if module else read_config(source, CLASS)  # type: ignore[arg-type]
     network = Network({name: value for name, value in fields.items() if not name.startswith("_")}, mesh)
     tensors = tensors_of(source, WEIGHTS_FILE)
     check(network.weights, tensors, f"the config of this {CLASS}")
@@ -179,6 +179,9 @@ class Network:
             outside[POSITIONS] = positions  # type: ignore[assignment]
         if self._offset is not None:
             given["ofs"] = jnp.asarray(self._offset)
+        if self.mesh is not None:  # else the partitioner cuts hidden states as it finds weights cut, and back
+            whole = on_all(self.mesh)
+            outside = {name: jax.lax.with_sharding_constraint(array, whole) for name, array in outside.items()}
         latents = jnp.moveaxis(latents, -1, 2)
         (out,) = call(self.module, outside, latents, text, sinusoids, return_dict=False, **given)
         return jnp.moveaxis(out, 2, -1)
@@ -249,7 +252,7 @@ class Blocks(torch.nn.Module):
             return {name: gathered(weight, specs[name]) for name, weight in layer.items()}
 
         over_clips, of_video = PartitionSpec(DP), PartitionSpec(DP, VIDEO)
-        on_device = jax.shard_map(
+        on_device: Any = jax.shard_map(
             partial(_scan, block, JointAttention(dealt), whole),
             mesh=mesh,
             in_specs=(of_video, over_clips, over_clips, PartitionSpec(VIDEO), specs),
@@ -289,6 +292,7 @@ class JointAttention:
         def placed(x: torch.Tensor) -> torch.Tensor:
             if image_rotary_emb is None:
                 return x
+            x = x if x.dtype == torch.float64 else x.float()  # as it is rotated: attention rounds it
             return torch.cat([x[:, :, :text], apply_rotary_emb(x[:, :, text:], image_rotary_emb)], dim=2)  # type: ignore[list-item]
 
         q, k, v = heads(attn.to_q(tokens)), heads(attn.to_k(tokens)), heads(attn.to_v(tokens))

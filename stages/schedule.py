@@ -7,7 +7,8 @@ steps of unit vectors give the coefficients, and a random generator's state says
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ MOST_DRAWS = 4
 PROBES = 4  # unit vectors: of the sample, the prediction and the estimate before, and one of none
 
 
-class Schedule(NamedTuple):
+@dataclass(frozen=True)
+class Schedule:
     """What denoising does at each step, as plain arrays.
 
     The next sample is `next @ (sample, prediction, estimate before, noise)`, and the estimate of the clean latents that

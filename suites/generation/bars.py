@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from suites.generation.program_bars import PROGRAM_BARS
 from twinvae.bench.bars import ROUNDING, SHOWN_ONLY, Bar, Held, because
 
 SECOND = "second start over first"
@@ -57,4 +58,5 @@ BARS = (
     Held("video files", FILES, {"case": "file, .*"}),
     Held("killed and gone on", SAME_BITS, {"case": "resumed.*"}),
     Held("second starts", STARTS, {"case": "second start, .*"}),
+    *PROGRAM_BARS,
 )  # fmt: skip

@@ -28,26 +28,44 @@ CUDNN = ("bfloat16", "float16")
 Tokens = Float[Array, "b h n d"]
 
 
-def attention(q: Tokens, k: Tokens, v: Tokens, *, keys: int | None = None, centre: bool = False) -> Tokens:
+def attention(
+    q: Tokens, k: Tokens, v: Tokens, *, keys: int | None = None, centre: bool = False, folded: bool = False
+) -> Tokens:
     """Attention of queries to keys, without gradients, in the form of the platform that is traced for.
 
     Args:
-        q, k, v: with as many heads; keys may be of a wider dtype than values, and are rounded to theirs.
+        q, k, v: with as many heads; queries and keys may be of a wider dtype than values, and are rounded to theirs.
         keys: how many of the keys count, if not all; what the others hold, even NaN, makes no difference.
         centre: whether the mean of the keys is subtracted before they are rounded. That adds one number to all logits
             of a query, which changes nothing but how much rounding loses of keys that have much in common.
+        folded: whether queries come from `prepared`, which said so.
     """
     count = k.shape[2] if keys is None else keys
     if centre:
         wide = k.astype(_precise(k))
         k = wide - wide[:, :, :count].mean(2, keepdims=True)
-    k = k.astype(v.dtype)
+    if not folded:
+        q, k, folded = prepared(q, k, v)
     platform = traced_for()
     if platform == "tpu":
-        return flash(q, k, v, keys=count)
+        return flash(q, k, v, keys=count, folded=folded)
     if count < k.shape[2]:
         k, v = k[:, :, :count], v[:, :, :count]
     return fused(q, k, v) if platform == "gpu" and str(q.dtype) in CUDNN else exact(q, k, v)
+
+
+def prepared(q: Tokens, k: Tokens, v: Tokens) -> tuple[Tokens, Tokens, bool]:
+    """Queries and keys rounded as values are, and whether queries have the factor of powers of two in them.
+
+    That spares a TPU a product for each logit. It is there where rounding comes after it: in bfloat16 it would be one
+    more rounding of queries that are rounded already, after which the kernel errs twice as much.
+    """
+    folded = traced_for() == "tpu" and jnp.finfo(q.dtype).bits > 16
+    return (_folded(q) if folded else q).astype(v.dtype), k.astype(v.dtype), folded
+
+
+def _folded(q: Tokens) -> Tokens:
+    return q * (LOG2E * q.shape[-1] ** -0.5)
 
 
 def exact(q: Tokens, k: Tokens, v: Tokens, mask: Array | None = None, scale: float | None = None) -> Tokens:
@@ -112,36 +130,39 @@ def blocks_for(queries: int, keys: int, dtype: Any) -> Blocks:
     )
 
 
-def products(queries: int, keys: int, blocks: Blocks) -> int:
+def products(queries: int, keys: int) -> int:
     """Products of a query and a key that the kernel computes, of which `queries * keys` are asked for."""
     return _whole(queries, LANES) * _whole(keys, LANES)
 
 
-@functools.partial(jax.jit, static_argnames=("keys", "blocks", "interpret"))
+@functools.partial(jax.jit, static_argnames=("keys", "folded", "blocks", "interpret"))
 def flash(
-    q: Tokens, k: Tokens, v: Tokens, *, keys: int | None = None, blocks: Blocks | None = None, interpret: bool = False
-) -> Tokens:
-    """A TPU's kernel: powers of two in the place of e, queries scaled once, and nothing padded in memory.
+    q: Tokens, k: Tokens, v: Tokens, *, keys: int | None = None, folded: bool = False, blocks: Blocks | None = None,
+    interpret: bool = False,
+) -> Tokens:  # fmt: skip
+    """A TPU's kernel: powers of two in the place of e, and nothing padded in memory.
 
     Blocks at the end are computed no further than whole tiles of 128 tokens; of keys past the end, logits are set to
     minus infinity and values to 0.
 
     Args:
         keys: how many of the keys count.
+        folded: see `prepared`.
         blocks: others than the table's.
         interpret: whether it runs on any platform, step by step.
     """
     batch, heads, queries, dim = q.shape
     keys = k.shape[2] if keys is None else keys
     blocks = blocks or blocks_for(queries, keys, q.dtype)
-    q = (q.astype(_precise(q)) * (LOG2E * dim**-0.5)).astype(q.dtype)
     q, k, v = (jnp.swapaxes(x.reshape(batch * heads, -1, dim), 1, 2) for x in (q, k, v))
     grid = (batch * heads, pl.cdiv(queries, blocks.queries), pl.cdiv(keys, blocks.keys))
     of_queries = pl.BlockSpec((None, dim, blocks.queries), lambda h, i, j: (h, 0, i))
     of_keys = pl.BlockSpec((None, dim, blocks.keys), lambda h, i, j: (h, 0, j))
     wide = jnp.float32
     out = pl.pallas_call(
-        functools.partial(_kernel, queries=queries, keys=keys, blocks=blocks),
+        functools.partial(
+            _kernel, queries=queries, keys=keys, blocks=blocks, factor=1.0 if folded else LOG2E * dim**-0.5
+        ),
         grid=grid,
         in_specs=[of_queries, of_keys, of_keys],
         out_specs=of_queries,
@@ -162,7 +183,7 @@ def flash(
 
 def _kernel(
     q_ref: Any, k_ref: Any, v_ref: Any, out_ref: Any, top_ref: Any, sum_ref: Any, acc_ref: Any,
-    *, queries: int, keys: int, blocks: Blocks,
+    *, queries: int, keys: int, blocks: Blocks, factor: float,
 ) -> None:  # fmt: skip
     """One block of queries and one of keys: [dim, tokens], running maxima and sums over the blocks of keys."""
     # Named, since a default of "highest" around the call reaches in here, and Mosaic refuses it for bfloat16.
@@ -182,6 +203,7 @@ def _kernel(
         at, of = pl.ds(first, size), pl.ds(0, width)
         v = v_ref[:, at]
         logits = product(k_ref[:, at], q_ref[:, of], (((0,), (0,)), ((), ())))  # [keys, queries]
+        logits = logits if factor == 1 else logits * factor
         if left is not None:
             logits = jnp.where(lax.broadcasted_iota(jnp.int32, (size, 1), 0) < left, logits, -jnp.inf)
             v = jnp.where(lax.broadcasted_iota(jnp.int32, (1, size), 1) < left, v, jnp.zeros_like(v))

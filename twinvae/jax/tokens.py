@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from twinvae.jax.attention import attention
+from twinvae.jax.attention import attention, prepared
 from twinvae.jax.mesh import mesh_of
 
 DP, SP, TP = AXES = ("dp", "sp", "tp")
@@ -75,10 +75,9 @@ class Dealt(NamedTuple):
                 video = lax.all_gather(video, SP, axis=2, tiled=True)
             return jnp.concatenate([text, video], axis=2)
 
-        queries = jnp.concatenate(with_own_heads(q), axis=2)
-        out = attention(
-            queries, all_keys(*with_own_heads(k)), all_keys(*with_own_heads(v)), keys=self.text + self.video
-        )
+        q, k, folded = prepared(q, k, v)  # before they are sent
+        queries, k, v = jnp.concatenate(with_own_heads(q), axis=2), *(all_keys(*with_own_heads(x)) for x in (k, v))
+        out = attention(queries, k, v, keys=self.text + self.video, folded=folded)
         text, video = out[:, :, : self.text], out[:, :, self.text :]
         if self.tp > 1:
             text = lax.all_gather(text, TP, axis=1, tiled=True)

@@ -1,0 +1,97 @@
+"""The programs of denoising that compilers are asked for: CogVideoX1.5-5B at 81 frames, and its attention alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from impl_torchax.transformer import Network
+from stages.sampling import Table, denoise
+from twinvae.bench.aot.tpu_compiler import devices
+from twinvae.jax.attention import flash
+from twinvae.jax.compiling import compiler_options, tracing_for
+from twinvae.jax.tokens import make_token_mesh
+
+CONFIG = {
+    "num_attention_heads": 48, "attention_head_dim": 64, "in_channels": 16, "out_channels": 16, "time_embed_dim": 512,
+    "text_embed_dim": 4096, "num_layers": 42, "sample_width": 170, "sample_height": 96, "sample_frames": 81,
+    "patch_size": 2, "patch_size_t": 2, "patch_bias": False, "use_rotary_positional_embeddings": True,
+}  # fmt: skip
+LATENTS = (1, 22, 96, 170, 16)  # of 81 frames at 768x1360, and one that fills the patches up
+TEXT = 226
+TOKENS = TEXT + 11 * 48 * 85
+STEPS = 50
+HEADS, WIDTH = CONFIG["num_attention_heads"], CONFIG["attention_head_dim"]
+
+
+class Case(NamedTuple):
+    """A program.
+
+    Args:
+        topology: what it is compiled for.
+        lower: makes it.
+    """
+
+    topology: str
+    lower: Callable[[str], jax.stages.Lowered]
+
+
+def step(topology: str, mesh: tuple[int, int, int] | None = None, layers: int = CONFIG["num_layers"]) -> Case:
+    """Denoising with guidance, on one chip or on a mesh."""
+    return Case(topology, partial(_lowered_step, mesh=mesh, layers=layers))
+
+
+def _lowered_step(topology: str, mesh: tuple[int, int, int] | None, layers: int) -> jax.stages.Lowered:
+    found = devices(topology)
+    on = None if mesh is None else make_token_mesh(*mesh, devices=found[: int(np.prod(mesh))])
+    network = Network(CONFIG | {"num_layers": layers}, on)
+    whole: Sharding = SingleDeviceSharding(found[0]) if on is None else NamedSharding(on, PartitionSpec())
+
+    def given(shape: tuple[int, ...], dtype: Any = jnp.bfloat16, sharding: Sharding = whole) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    params = {
+        name: given(weight.shape, sharding=whole if on is None else weight.sharding(on))
+        for name, weight in network.weights.items()
+    }
+    wide = partial(given, dtype=jnp.float32)
+    table = Table(wide((STEPS, HEADS * WIDTH)), wide((STEPS, 4)), wide((STEPS, 2)), wide((STEPS,)))
+    text = given((2, TEXT, CONFIG["text_embed_dim"]))
+    positions = tuple(wide(table.shape) for table in network.positions(LATENTS))
+    place = given((), jnp.int32)
+    with tracing_for("tpu"):
+        return jax.jit(
+            partial(denoise, network.predict, guided=True),
+            out_shardings=whole,
+            compiler_options=compiler_options("tpu"),
+        ).lower(params, given(LATENTS), wide(LATENTS), table, text, positions, None, None, place, place)
+
+
+def attention_alone(topology: str) -> Case:
+    return Case(topology, _lowered_attention)
+
+
+def _lowered_attention(topology: str) -> jax.stages.Lowered:
+    tokens = jax.ShapeDtypeStruct(
+        (1, HEADS, TOKENS, WIDTH), jnp.bfloat16, sharding=SingleDeviceSharding(devices(topology)[0])
+    )
+    with tracing_for("tpu"):
+        return jax.jit(flash, compiler_options=compiler_options("tpu")).lower(tokens, tokens, tokens)
+
+
+LAYERS = CONFIG["num_layers"]
+ONE_CHIP = "a step with guidance, one chip"
+MESH = "a step with guidance, dp 2, tp 4, weights over 8"
+SHALLOW = "a step with guidance, dp 2, tp 4, weights over 8, 4 blocks"
+CASES = {
+    f"attention of {TOKENS} tokens": attention_alone("v6e:2x2"),
+    ONE_CHIP: step("v6e:2x2"),
+    MESH: step("v6e:2x4", (2, 1, 4)),
+    SHALLOW: step("v6e:2x4", (2, 1, 4), layers=4),
+}
