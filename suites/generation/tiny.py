@@ -1,7 +1,11 @@
-"""Tiny random pipelines, as folders that diffusers saves and reads: every part, no hub."""
+"""Tiny random pipelines, as folders that diffusers saves and reads: every part, no hub.
+
+python -m suites.generation.tiny DIR [2b, 5b, 1.5 or i2v]
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +82,7 @@ def read_pipeline(
     pipe = kind.from_pretrained(folder, dtype=getattr(torch, dtype), low_cpu_mem_usage=False, **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+if __name__ == "__main__":
+    print(f"wrote {write_pipeline(Path(sys.argv[1]), *sys.argv[2:3])}")

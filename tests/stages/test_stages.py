@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from impl_torchax.text_encoder import tokenize
 from stages.checks import check_sizes
 from stages.decode import decode
 from stages.denoise import denoise
@@ -126,6 +127,18 @@ def test_a_prompt_that_is_too_long_is_cut_and_it_is_said(run, model, console):
     text(run, model, "a panda plays a guitar a panda plays", dtype="float32", console=console)
     assert "a prompt of 9 tokens was cut to 8" in console.export_text()
     assert len(read(run / "text.safetensors", "text")[1].facts["cut"]) == 1
+
+
+def test_a_tokenizer_of_sentencepiece_as_models_have_it_is_read(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    (tmp_path / "words.txt").write_text("a panda plays guitar in a bamboo forest\nthe cat sat on the mat\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "words.txt"), model_prefix=str(tmp_path / "spiece"), vocab_size=24, pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    own = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model")).encode("a panda")
+    assert tokenize(tmp_path, ["a panda"], len(own) + 3).tolist() == [[*own, 1, 0, 0]]
 
 
 SIZES = {
