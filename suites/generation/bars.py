@@ -47,8 +47,8 @@ SAME_BITS = because(
 )
 STARTS = because(
     "The time of a stage with an empty folder of compiled programs, and again with what that left, in one process "
-    "after JAX has forgotten its own: 0.24 (denoising) and 0.13 (decoding with Flax). Without the folder both take as "
-    "long.",
+    "after JAX has forgotten its own: 0.15 to 0.24 (denoising) and 0.13 to 0.22 (decoding with Flax). Without the "
+    "folder both take as long.",
     **{SECOND: Bar(0.5, SHOWN_ONLY, unit="x")},
 )
 

@@ -8,15 +8,18 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from impl_torchax.text_encoder import tokenize
+from stages import telling
 from stages.checks import check_sizes
 from stages.decode import decode
 from stages.denoise import denoise
 from stages.files import read
 from stages.model import Model
 from stages.text import text
+from stages.video import write_video
 from suites.generation.tiny import PROMPT
 from tests.stages.conftest import SETTINGS
 from twinvae.__main__ import main
@@ -188,6 +191,26 @@ def test_a_text_of_another_model_is_refused(run, other, nothing_computed):
         denoise(run, Model(other), SETTINGS)
 
 
+def test_what_a_model_does_not_start_from_is_refused(run, model, other, tmp_path, nothing_computed):
+    Image.new("RGB", (48, 32)).save(tmp_path / "picture.png")
+    write_video(tmp_path / "video.mp4", [np.zeros((3, 32, 48, 3), np.uint8)], 8)
+    (tmp_path / "text.txt").write_text("text")
+    picture, video = {"image": tmp_path / "picture.png"}, {"video": tmp_path / "video.mp4"}
+    refused = [(picture | video, "an image and a video"), (picture, "this model starts from no image"),
+               (video | {"frames": 9}, "has 3 frames, asked for 9")]  # fmt: skip
+    for given, message in refused:
+        with pytest.raises(ValueError, match=message):
+            denoise(run, model, SETTINGS._replace(**given))
+    with pytest.raises(FileNotFoundError, match=r"none\.mp4 not found"):
+        denoise(run, model, SETTINGS._replace(video=tmp_path / "none.mp4"))
+    config = other / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 8}))
+    with pytest.raises(ValueError, match="starts from an image: give one with --image"):
+        denoise(run, Model(other), SETTINGS)
+    with pytest.raises(OSError, match="is no picture that Pillow reads"):
+        denoise(run, Model(other), SETTINGS._replace(image=tmp_path / "text.txt"))
+
+
 # Going on
 
 
@@ -235,6 +258,15 @@ def test_the_same_noise_drawn_by_jax_is_another_and_goes_with_its_seed(run, mode
         denoise(run, model, settings)
         found.append(read(run / "latents.safetensors", "denoise")[0]["latents"].tobytes())
     assert len(set(found)) == 3
+
+
+def test_how_far_a_stage_is_and_the_time_left_are_said_where_there_is_no_terminal(console, monkeypatch):
+    clock = iter([0.0, 4.0, 12.0, 20.0])
+    monkeypatch.setattr(telling.time, "monotonic", lambda: next(clock))
+    with telling.counting(console, "denoise", 13, 1) as on:
+        for steps in (2, 4, 6):  # 3 done after 4 seconds, 7 after 12
+            on(steps)
+    assert console.export_text().splitlines() == ["denoise: 7 of 13, 12 s left"]
 
 
 # Commands
