@@ -103,12 +103,18 @@ def guidance_scales(schedule: Schedule, guidance: float, dynamic: bool = False) 
 
 
 def torch_noise(
-    schedule: Schedule, seed: int, shape: tuple[int, ...], dtype: str, *, initial: bool = True, last: int | None = None
+    schedule: Schedule,
+    seed: int | torch.Generator,
+    shape: tuple[int, ...],
+    dtype: str,
+    *,
+    initial: bool = True,
+    last: int | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """What diffusers' pipelines draw from one torch generator on the CPU, in their order.
 
     Args:
-        seed: of the generator.
+        seed: of the generator, or one that was drawn from before.
         shape: of the latents, [b, t, h, w, c].
         dtype: in which the pipeline computes, and draws.
         initial: whether the initial latents are the first draw; False where they were given.
@@ -116,7 +122,8 @@ def torch_noise(
     Returns:
         the initial latents, times the schedule's sigma, and the noise of every step, or None where none is drawn.
     """
-    generator, kind = torch.Generator().manual_seed(seed), getattr(torch, dtype)
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    kind = getattr(torch, dtype)
     batch, frames, height, width, channels = shape
 
     def draw() -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Generation: stages, their programs by compilers, and what comes of both VAEs at their end."""
+"""Generation: a prompt to a video in stages, each and all of them against diffusers' own pipelines."""

@@ -19,9 +19,9 @@ from twinvae.bench.aot.compilers import compiler_version, missing, platform_of
 from twinvae.bench.aot.programs import Answer, Compiler, Store
 from twinvae.bench.aot.tpu_compiler import Outcome, compiled_program
 from twinvae.bench.collectives import collectives
-from twinvae.bench.compile_cache import keeping
 from twinvae.jax.attention import products
 from twinvae.jax.compiling import compiler_options
+from twinvae.jax.kept import keeping
 
 CHIP = "v6e"
 HOW = f"pytest suites/generation --aot {CHIP}"
