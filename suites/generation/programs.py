@@ -86,12 +86,15 @@ def _lowered_attention(topology: str) -> jax.stages.Lowered:
 
 
 LAYERS = CONFIG["num_layers"]
-ONE_CHIP = "a step with guidance, one chip"
-MESH = "a step with guidance, dp 2, tp 4, weights over 8"
-SHALLOW = "a step with guidance, dp 2, tp 4, weights over 8, 4 blocks"
+STEP = "a step with guidance"
+ONE_CHIP, MESH = f"{STEP}, one chip", f"{STEP}, dp 2, tp 4"
+OTHER_MESHES = {f"{STEP}, dp 2, sp 2, tp 2": (2, 2, 2), f"{STEP}, tp 8": (1, 1, 8)}
+SHALLOW = f"{MESH}, 4 blocks"
+ATTENTION = f"attention of {TOKENS} tokens"
 CASES = {
-    f"attention of {TOKENS} tokens": attention_alone("v6e:2x2"),
+    ATTENTION: attention_alone("v6e:2x2"),
     ONE_CHIP: step("v6e:2x2"),
     MESH: step("v6e:2x4", (2, 1, 4)),
     SHALLOW: step("v6e:2x4", (2, 1, 4), layers=4),
+    **{name: step("v6e:2x4", mesh) for name, mesh in OTHER_MESHES.items()},
 }
