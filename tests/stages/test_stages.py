@@ -164,9 +164,7 @@ def test_a_part_that_a_model_s_folder_lacks_is_named(part, stage, run, other, no
 def test_a_text_of_another_model_is_refused(run, other, nothing_computed):
     config = other / "text_encoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"of": "another"}))
-    with pytest.raises(
-        ValueError, match=r"text.safetensors is of another model: it was made with another text_encoder"
-    ):
+    with pytest.raises(ValueError, match=r"text.safetensors is of another model: .* another text_encoder"):
         denoise(run, Model(other), SETTINGS)
 
 
