@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from suites.generation.programs import ATTENTION as ALONE
-from suites.generation.programs import MESH, ONE_CHIP, OTHER_MESHES
+from suites.generation.cases import ATTENTION as ALONE
+from suites.generation.cases import MESH, ONE_CHIP, OTHER_MESHES
 from twinvae.bench.bars import Bar, Held, because
 
 PEAK, SENT, PADDED, DEPTH = "peak", "sent a block", "work over what is asked for", "compile time, 42 blocks over 4"

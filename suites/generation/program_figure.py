@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from matplotlib.figure import Figure
 
+from suites.generation.cases import STEP
 from suites.generation.program_bars import PEAK, SENT
-from suites.generation.programs import STEP
 from twinvae.bench.drawing import ALARM, COLOURS, INK, Picture, svg
 from twinvae.bench.records import RunData
 from twinvae.bench.verdicts import Verdict

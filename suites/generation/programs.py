@@ -13,21 +13,25 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 
 from impl_torchax.transformer import Network
 from stages.sampling import Table, denoise
+from suites.generation.cases import (
+    ATTENTION,
+    CONFIG,
+    HEADS,
+    LATENTS,
+    LAYERS,
+    MESH,
+    ONE_CHIP,
+    OTHER_MESHES,
+    SHALLOW,
+    STEPS,
+    TEXT,
+    TOKENS,
+    WIDTH,
+)  # fmt: skip
 from twinvae.bench.aot.tpu_compiler import devices
 from twinvae.jax.attention import flash
 from twinvae.jax.compiling import compiler_options, tracing_for
 from twinvae.jax.tokens import make_token_mesh
-
-CONFIG = {
-    "num_attention_heads": 48, "attention_head_dim": 64, "in_channels": 16, "out_channels": 16, "time_embed_dim": 512,
-    "text_embed_dim": 4096, "num_layers": 42, "sample_width": 170, "sample_height": 96, "sample_frames": 81,
-    "patch_size": 2, "patch_size_t": 2, "patch_bias": False, "use_rotary_positional_embeddings": True,
-}  # fmt: skip
-LATENTS = (1, 22, 96, 170, 16)  # of 81 frames at 768x1360, and one that fills the patches up
-TEXT = 226
-TOKENS = TEXT + 11 * 48 * 85
-STEPS = 50
-HEADS, WIDTH = CONFIG["num_attention_heads"], CONFIG["attention_head_dim"]
 
 
 class Case(NamedTuple):
@@ -42,7 +46,7 @@ class Case(NamedTuple):
     lower: Callable[[str], jax.stages.Lowered]
 
 
-def step(topology: str, mesh: tuple[int, int, int] | None = None, layers: int = CONFIG["num_layers"]) -> Case:
+def step(topology: str, mesh: tuple[int, int, int] | None = None, layers: int = LAYERS) -> Case:
     """Denoising with guidance, on one chip or on a mesh."""
     return Case(topology, partial(_lowered_step, mesh=mesh, layers=layers))
 
@@ -85,12 +89,6 @@ def _lowered_attention(topology: str) -> jax.stages.Lowered:
         return jax.jit(flash, compiler_options=compiler_options("tpu")).lower(tokens, tokens, tokens)
 
 
-LAYERS = CONFIG["num_layers"]
-STEP = "a step with guidance"
-ONE_CHIP, MESH = f"{STEP}, one chip", f"{STEP}, dp 2, tp 4"
-OTHER_MESHES = {f"{STEP}, dp 2, sp 2, tp 2": (2, 2, 2), f"{STEP}, tp 8": (1, 1, 8)}
-SHALLOW = f"{MESH}, 4 blocks"
-ATTENTION = f"attention of {TOKENS} tokens"
 CASES = {
     ATTENTION: attention_alone("v6e:2x2"),
     ONE_CHIP: step("v6e:2x2"),

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 import jax
 import pytest
 
-from suites.generation import programs
+from suites.generation.cases import ATTENTION as ALONE
+from suites.generation.cases import LAYERS, MESH, SHALLOW, TOKENS
 from suites.generation.program_bars import ATTENTION, COLLECTIVES, DEPTH, FLAT, PADDED, PEAK, PEAKS, SENT
-from suites.generation.programs import ATTENTION as ALONE
-from suites.generation.programs import CASES, LAYERS, MESH, TOKENS
+from suites.generation.programs import CASES
 from twinvae.bench.aot.compilers import compiler_version, missing, platform_of
 from twinvae.bench.aot.programs import Answer, Compiler, Store
 from twinvae.bench.aot.tpu_compiler import Outcome, compiled_program
@@ -114,6 +114,6 @@ def test_attention_takes_no_padding_in_memory(dtype, ask, record):
 
 @pytest.mark.cases("dtype", asked)
 def test_more_blocks_take_no_longer_to_compile(dtype, ask, record):
-    answers = [ask(name) for name in (MESH, programs.SHALLOW)]
+    answers = [ask(name) for name in (MESH, SHALLOW)]
     ratio = told(answers, lambda: answers[0].program.seconds / answers[1].program.seconds)
     record(case=f"{LAYERS} blocks", metric=DEPTH, mode="jit", dtype=dtype, **FLAT[DEPTH].fields, **ratio)
