@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from suites.generation.bars import FRAMES
+from suites.generation.program_figure import meshes
 from twinvae.bench.drawing import ALARM, COLOURS, Picture, load_arrays, svg
 from twinvae.bench.records import RunData
 from twinvae.bench.verdicts import Verdict
@@ -53,4 +54,4 @@ def frames(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
     yield Picture(f"{data.run.suite}-frames.svg", svg(figure), caption)
 
 
-PICTURES = (frames,)
+PICTURES = (frames, meshes)

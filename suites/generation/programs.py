@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,21 +14,25 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 
 from impl_torchax.transformer import Network
 from stages.sampling import Table, denoise
+from suites.generation.cases import (
+    ATTENTION,
+    CONFIG,
+    HEADS,
+    LATENTS,
+    LAYERS,
+    MESH,
+    ONE_CHIP,
+    OTHER_MESHES,
+    SHALLOW,
+    STEPS,
+    TEXT,
+    TOKENS,
+    WIDTH,
+)  # fmt: skip
 from twinvae.bench.aot.tpu_compiler import devices
 from twinvae.jax.attention import flash
 from twinvae.jax.compiling import compiler_options, tracing_for
 from twinvae.jax.tokens import make_token_mesh
-
-CONFIG = {
-    "num_attention_heads": 48, "attention_head_dim": 64, "in_channels": 16, "out_channels": 16, "time_embed_dim": 512,
-    "text_embed_dim": 4096, "num_layers": 42, "sample_width": 170, "sample_height": 96, "sample_frames": 81,
-    "patch_size": 2, "patch_size_t": 2, "patch_bias": False, "use_rotary_positional_embeddings": True,
-}  # fmt: skip
-LATENTS = (1, 22, 96, 170, 16)  # of 81 frames at 768x1360, and one that fills the patches up
-TEXT = 226
-TOKENS = TEXT + 11 * 48 * 85
-STEPS = 50
-HEADS, WIDTH = CONFIG["num_attention_heads"], CONFIG["attention_head_dim"]
 
 
 class Case(NamedTuple):
@@ -42,7 +47,19 @@ class Case(NamedTuple):
     lower: Callable[[str], jax.stages.Lowered]
 
 
-def step(topology: str, mesh: tuple[int, int, int] | None = None, layers: int = CONFIG["num_layers"]) -> Case:
+@contextmanager
+def tracing_for_tpu() -> Iterator[None]:
+    """Programs for a TPU that are told apart by what they compute: a kernel's text holds the lines of its source."""
+    before = jax.config.values["jax_traceback_in_locations_limit"]
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        with tracing_for("tpu"):
+            yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
+
+
+def step(topology: str, mesh: tuple[int, int, int] | None = None, layers: int = LAYERS) -> Case:
     """Denoising with guidance, on one chip or on a mesh."""
     return Case(topology, partial(_lowered_step, mesh=mesh, layers=layers))
 
@@ -65,7 +82,7 @@ def _lowered_step(topology: str, mesh: tuple[int, int, int] | None, layers: int)
     text = given((2, TEXT, CONFIG["text_embed_dim"]))
     positions = tuple(wide(table.shape) for table in network.positions(LATENTS))
     place = given((), jnp.int32)
-    with tracing_for("tpu"):
+    with tracing_for_tpu():
         return jax.jit(
             partial(denoise, network.predict, guided=True),
             out_shardings=whole,
@@ -81,17 +98,14 @@ def _lowered_attention(topology: str) -> jax.stages.Lowered:
     tokens = jax.ShapeDtypeStruct(
         (1, HEADS, TOKENS, WIDTH), jnp.bfloat16, sharding=SingleDeviceSharding(devices(topology)[0])
     )
-    with tracing_for("tpu"):
+    with tracing_for_tpu():
         return jax.jit(flash, compiler_options=compiler_options("tpu")).lower(tokens, tokens, tokens)
 
 
-LAYERS = CONFIG["num_layers"]
-ONE_CHIP = "a step with guidance, one chip"
-MESH = "a step with guidance, dp 2, tp 4, weights over 8"
-SHALLOW = "a step with guidance, dp 2, tp 4, weights over 8, 4 blocks"
 CASES = {
-    f"attention of {TOKENS} tokens": attention_alone("v6e:2x2"),
+    ATTENTION: attention_alone("v6e:2x2"),
     ONE_CHIP: step("v6e:2x2"),
     MESH: step("v6e:2x4", (2, 1, 4)),
     SHALLOW: step("v6e:2x4", (2, 1, 4), layers=4),
+    **{name: step("v6e:2x4", mesh) for name, mesh in OTHER_MESHES.items()},
 }

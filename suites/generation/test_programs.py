@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 import jax
 import pytest
 
-from suites.generation import programs
+from suites.generation.cases import ATTENTION as ALONE
+from suites.generation.cases import LAYERS, MESH, SHALLOW, TOKENS
 from suites.generation.program_bars import ATTENTION, COLLECTIVES, DEPTH, FLAT, PADDED, PEAK, PEAKS, SENT
-from suites.generation.programs import CASES, LAYERS, MESH, TOKENS
+from suites.generation.programs import CASES
 from twinvae.bench.aot.compilers import compiler_version, missing, platform_of
 from twinvae.bench.aot.programs import Answer, Compiler, Store
 from twinvae.bench.aot.tpu_compiler import Outcome, compiled_program
@@ -46,8 +47,12 @@ def asked(options):
     return [{"dtype": "bfloat16"}] if chosen else []
 
 
-def peaks(options):
+def steps(options):
     return [{"case": case} | row for row in asked(options) for case in PEAKS]
+
+
+def on_meshes(options):
+    return [{"case": case} | row for row in asked(options) for case in COLLECTIVES]
 
 
 @pytest.fixture(scope="module")
@@ -82,34 +87,33 @@ def told(answers: list[Answer], value: Callable[[], float]) -> dict[str, object]
     return {"value": value(), "note": "; ".join(map(str, answers))}
 
 
-@pytest.mark.cases("case, dtype", peaks)
+@pytest.mark.cases("case, dtype", steps)
 def test_a_step_fits(case, dtype, ask, record):
     answer = ask(case)
     peak = told([answer], lambda: answer.program.peak_bytes / 2**30)
     record(case=case, metric=PEAK, mode="jit", dtype=dtype, **PEAKS[case][PEAK].fields, **peak)
 
 
-@pytest.mark.cases("dtype", asked)
-def test_devices_send_weights_and_exchange_tokens_for_heads_and_nothing_else_in_a_block(dtype, ask, record):
-    answer = ask(MESH)
+@pytest.mark.cases("case, dtype", on_meshes)
+def test_devices_send_weights_and_exchange_tokens_for_heads_and_nothing_else_in_a_block(case, dtype, ask, record):
+    answer = ask(case)
     sent = told([answer], lambda: sum(answer.program.counts.values()) / 1e6)
-    record(case=MESH, metric=SENT, mode="jit", dtype=dtype, **COLLECTIVES[SENT].fields, **sent)
+    record(case=case, metric=SENT, mode="jit", dtype=dtype, **COLLECTIVES[case][SENT].fields, **sent)
 
 
 @pytest.mark.cases("dtype", asked)
 def test_attention_takes_no_padding_in_memory(dtype, ask, record):
-    case = f"attention of {TOKENS} tokens"
-    answer = ask(case)
+    answer = ask(ALONE)
     values = {
         PEAK: told([answer], lambda: answer.program.peak_bytes / 2**30),
         PADDED: {"value": products(TOKENS, TOKENS) / TOKENS**2},
     }
     for metric, value in values.items():
-        record(case=case, metric=metric, mode="jit", dtype=dtype, **ATTENTION[metric].fields, **value)
+        record(case=ALONE, metric=metric, mode="jit", dtype=dtype, **ATTENTION[metric].fields, **value)
 
 
 @pytest.mark.cases("dtype", asked)
 def test_more_blocks_take_no_longer_to_compile(dtype, ask, record):
-    answers = [ask(name) for name in (MESH, programs.SHALLOW)]
+    answers = [ask(name) for name in (MESH, SHALLOW)]
     ratio = told(answers, lambda: answers[0].program.seconds / answers[1].program.seconds)
     record(case=f"{LAYERS} blocks", metric=DEPTH, mode="jit", dtype=dtype, **FLAT[DEPTH].fields, **ratio)

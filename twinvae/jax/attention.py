@@ -25,12 +25,13 @@ LOG2E = 1.4426950408889634
 LANES = 128
 LOGITS = 2**28  # bytes of logits that the exact form has at a time
 CUDNN = ("bfloat16", "float16")
-Tokens = Float[Array, "b h n d"]
+Queries = Float[Array, "b h n d"]
+Keys = Float[Array, "b h m d"]  # and values
 
 
 def attention(
-    q: Tokens, k: Tokens, v: Tokens, *, keys: int | None = None, centre: bool = False, folded: bool = False
-) -> Tokens:
+    q: Queries, k: Keys, v: Keys, *, keys: int | None = None, centre: bool = False, folded: bool = False
+) -> Queries:
     """Attention of queries to keys, without gradients, in the form of the platform that is traced for.
 
     Args:
@@ -54,7 +55,7 @@ def attention(
     return fused(q, k, v) if platform == "gpu" and str(q.dtype) in CUDNN else exact(q, k, v)
 
 
-def prepared(q: Tokens, k: Tokens, v: Tokens) -> tuple[Tokens, Tokens, bool]:
+def prepared(q: Queries, k: Keys, v: Keys) -> tuple[Queries, Keys, bool]:
     """Queries and keys rounded as values are, and whether queries have the factor of powers of two in them.
 
     That spares a TPU a product for each logit. It is there where rounding comes after it: in bfloat16 it would be one
@@ -64,11 +65,11 @@ def prepared(q: Tokens, k: Tokens, v: Tokens) -> tuple[Tokens, Tokens, bool]:
     return (_folded(q) if folded else q).astype(v.dtype), k.astype(v.dtype), folded
 
 
-def _folded(q: Tokens) -> Tokens:
+def _folded(q: Queries) -> Queries:
     return q * (LOG2E * q.shape[-1] ** -0.5)
 
 
-def exact(q: Tokens, k: Tokens, v: Tokens, mask: Array | None = None, scale: float | None = None) -> Tokens:
+def exact(q: Queries, k: Keys, v: Keys, mask: Array | None = None, scale: float | None = None) -> Queries:
     """As it is written, in float32 at least.
 
     Args:
@@ -77,7 +78,7 @@ def exact(q: Tokens, k: Tokens, v: Tokens, mask: Array | None = None, scale: flo
     """
     wide = _precise(q)
 
-    def of(q: Tokens, mask: Array | None) -> Tokens:
+    def of(q: Queries, mask: Array | None) -> Queries:
         logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=wide)
         logits *= q.shape[-1] ** -0.5 if scale is None else scale
         if mask is not None:
@@ -95,7 +96,7 @@ def exact(q: Tokens, k: Tokens, v: Tokens, mask: Array | None = None, scale: flo
     return jnp.concatenate([out, of(q[:, :, whole:], None)], axis=2) if whole < queries else out
 
 
-def fused(q: Tokens, k: Tokens, v: Tokens) -> Tokens:
+def fused(q: Queries, k: Keys, v: Keys) -> Queries:
     """cuDNN's kernel, which has no logits in memory."""
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
     return jnp.swapaxes(jax.nn.dot_product_attention(q, k, v, implementation="cudnn"), 1, 2)
@@ -118,6 +119,8 @@ class Blocks(NamedTuple):
     together: int
 
 
+# The compiler takes these at 45,106 tokens for v5e, v5p, v6e and tpu7x, in 10 s on an idle core. Of a v6e it takes up
+# to 13,312 queries (a minute), or 6,656 with 1,408 keys together; 13,312 with 1,408 are past its vector memory.
 BLOCKS = {"bfloat16": Blocks(3328, 2816, 256), "float32": Blocks(1664, 1408, 128)}
 VECTOR_MEMORY = 64 * 2**20  # bytes that the kernel may take
 
@@ -137,9 +140,9 @@ def products(queries: int, keys: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("keys", "folded", "blocks", "interpret"))
 def flash(
-    q: Tokens, k: Tokens, v: Tokens, *, keys: int | None = None, folded: bool = False, blocks: Blocks | None = None,
+    q: Queries, k: Keys, v: Keys, *, keys: int | None = None, folded: bool = False, blocks: Blocks | None = None,
     interpret: bool = False,
-) -> Tokens:  # fmt: skip
+) -> Queries:  # fmt: skip
     """A TPU's kernel: powers of two in the place of e, and nothing padded in memory.
 
     Blocks at the end are computed no further than whole tiles of 128 tokens; of keys past the end, logits are set to
