@@ -16,6 +16,7 @@ import torch._decomp.decompositions_for_rng
 import torch._refs
 
 from impl_torchax.lowerings import LOWERINGS
+from impl_torchax.token_lowerings import TOKEN_LOWERINGS
 
 # A call puts JAX arrays in the place of the module's parameters, and the first one holds back what TorchAx does to
 # torch: another thread must see neither half done.
@@ -32,7 +33,7 @@ def environment() -> Any:
         env = tensor.Environment()
     # TorchAx says "jax:0", a name that torch knows only after the renaming that `_torch_unchanged` holds back.
     tensor.Tensor.device = property(lambda _: torch.device(torch._C._get_privateuse1_backend_name(), 0))  # type: ignore[assignment]
-    for operator, function in LOWERINGS.items():
+    for operator, function in (LOWERINGS | TOKEN_LOWERINGS).items():
         env.override_op_definition(operator, _on_tensors(env, function))
     return env
 

@@ -15,7 +15,8 @@ from twinvae.bench.effort import little_effort, quick_environment
 # that the options of pytest have loaded by then (`twinvae.jax.backend` and what it needs) are not among them.
 SHAPES_CHECKED = (
     "impl_flax.autoencoder", "impl_flax.blocks", "impl_flax.convolution", "impl_flax.layers", "impl_flax.params",
-    "twinvae.jax.convolution", "twinvae.jax.slabs", "twinvae.jax.winograd",
+    "impl_torchax.token_lowerings", "twinvae.jax.attention", "twinvae.jax.convolution", "twinvae.jax.slabs",
+    "twinvae.jax.tokens", "twinvae.jax.winograd",
 )  # fmt: skip
 jaxtyping.install_import_hook(SHAPES_CHECKED, "beartype.beartype")
 

@@ -12,7 +12,7 @@ import pytest
 from trials.planting import checkout_copy
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("baselines", "impl_flax", "impl_torchax", "suites", "twinvae")
+PACKAGES = ("baselines", "impl_flax", "impl_torchax", "stages", "suites", "twinvae")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,8 @@ def test_the_wheel_has_the_command_the_backends_and_its_extras(wheel):
     (entry_points,) = (wheel.read(name).decode() for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert "twinvae = twinvae.__main__:main" in entry_points
     assert "flax = impl_flax" in entry_points
+    assert "decode = stages.commands:decode" in entry_points
     (metadata,) = (wheel.read(name).decode() for name in wheel.namelist() if name.endswith("/METADATA"))
-    wanted = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: ") and "suites" in line]
-    assert any(line.startswith("Requires-Dist: typer") for line in wanted)
+    wanted = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: ")]
+    assert any(line.startswith("Requires-Dist: typer") and "stages" in line for line in wanted)
+    assert any(line.startswith("Requires-Dist: twinvae[stages]") and "suites" in line for line in wanted)

@@ -9,6 +9,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -16,12 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from twinvae.config import VAEConfig
-from twinvae.tensors import FLOATS, KINDS, Tensors, check_tensors, some, tensor_shapes
+from twinvae.tensors import FLOATS, KINDS, Described, Tensors, check_tensors, some, tensor_shapes
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
-VARIANTS = (f"{WEIGHTS_FILE}.index*.json", "diffusion_pytorch_model*.safetensors")
 COMPILED_PREFIX = "_orig_mod."  # put before every name by torch.compile
 
 
@@ -43,14 +43,45 @@ def read_checkpoint(source: str | Path, subfolder: str | None = None) -> tuple[V
     """
     folder = _local_folder(source, subfolder)
     config = VAEConfig.from_file(folder / CONFIG_FILE)
-    source_file = _weights_file(folder)
-    stored = _read_file(source_file) if source_file.suffix == ".safetensors" else _read_shards(source_file)
-    tensors = _without_prefix(stored, source_file)
+    tensors = stored_tensors(folder)
     _check(config, tensors)
-    return config, {name: tensors[name] for name in tensor_shapes(config)}
+    return config, {name: tensors[name].read() for name in tensor_shapes(config)}
 
 
-def _check(config: VAEConfig, tensors: Mapping[str, np.ndarray]) -> None:
+class StoredTensor:
+    """A tensor in a safetensors file, of which only what is asked for is read."""
+
+    def __init__(self, file: Any, name: str, path: Path) -> None:
+        kind = file.get_slice(name).get_dtype()
+        if kind not in FLOATS:
+            raise ValueError(f"{name} in {path} is {kind}, expected one of {KINDS}")
+        self.dtype = FLOATS[kind]
+        self.shape: tuple[int, ...] = tuple(file.get_slice(name).get_shape())
+        self._file, self._name = file, name
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        return self._file.get_slice(self._name)[index]
+
+    def read(self) -> np.ndarray:
+        return self._file.get_tensor(self._name)
+
+
+def stored_tensors(folder: Path, weights_file: str = WEIGHTS_FILE) -> dict[str, StoredTensor]:
+    """The tensors of a local folder by name, in one safetensors file or in shards with an index; none is read yet.
+
+    Args:
+        weights_file: what the one file is called; the index of shards is called after it.
+    Raises:
+        FileNotFoundError: no weights in the folder.
+        OSError: a file that is damaged.
+        ValueError: a tensor that is not of floats, shards that their index contradicts, or several variants.
+    """
+    source = _weights_file(folder, weights_file)
+    stored = _open_file(source) if source.suffix == ".safetensors" else _open_shards(source)
+    return _without_prefix(stored, source)
+
+
+def _check(config: VAEConfig, tensors: Mapping[str, Described]) -> None:
     advice = f"Use the {CONFIG_FILE} that was saved with these weights"
     check_tensors(tensor_shapes(config), tensors, "their config", advice)
 
@@ -94,52 +125,50 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
-def _weights_file(folder: Path) -> Path:
+def _weights_file(folder: Path, weights_file: str) -> Path:
     """What diffusers reads: the index of shards, else the file; where neither is there, the only variant of either."""
-    for name in (INDEX_FILE, WEIGHTS_FILE):
+    index = f"{weights_file}.index.json"
+    for name in (index, weights_file):
         if (folder / name).is_file():
             return folder / name
-    candidates = (path for pattern in VARIANTS for path in folder.glob(pattern))
+    variants = (f"{weights_file}.index*.json", f"{Path(weights_file).stem}*.safetensors")
+    candidates = (path for pattern in variants for path in folder.glob(pattern))
     found = sorted(path for path in candidates if path.is_file() and "-of-" not in path.name)  # shards do not count
     if not found:
-        raise FileNotFoundError(_no_weights(folder))
+        raise FileNotFoundError(_no_weights(folder, weights_file))
     if len(found) > 1:
         raise ValueError(
-            f"{folder} holds several variants and neither {INDEX_FILE} nor {WEIGHTS_FILE}: "
+            f"{folder} holds several variants and neither {index} nor {weights_file}: "
             f"{some([path.name for path in found])}. Keep the wanted one alone in a folder"
         )
     return found[0]
 
 
-def _no_weights(folder: Path) -> str:
+def _no_weights(folder: Path, weights_file: str) -> str:
     present = sorted(path.name for path in folder.iterdir())
     pickled = [name for name in present if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if pickled:
         return (
             f"{folder} holds only pickled weights ({some(pickled)}), which are not read because unpickling runs code: "
-            f"expected {WEIGHTS_FILE}; convert them where you trust them, with save_pretrained(safe_serialization=True)"
+            f"expected {weights_file}; convert them where you trust them, with save_pretrained(safe_serialization=True)"
         )
     return (
-        f"{folder} holds no weights: expected {WEIGHTS_FILE}, or {INDEX_FILE} with its shards, "
+        f"{folder} holds no weights: expected {weights_file}, or {weights_file}.index.json with its shards, "
         f"found {some(present) or 'an empty folder'}"
     )
 
 
-def _read_file(path: Path) -> Tensors:
+def _open_file(path: Path) -> dict[str, StoredTensor]:
     try:
-        with safe_open(path, framework="np") as file:
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118, no mapping
-            for name, kind in kinds.items():
-                if kind not in FLOATS:
-                    raise ValueError(f"{name} in {path} is {kind}, expected one of {KINDS}")
-            return {name: file.get_tensor(name) for name in kinds}
+        file = safe_open(path, framework="np").__enter__()  # which stays open as long as its tensors are wanted
+        return {name: StoredTensor(file, name, path) for name in file.keys()}  # noqa: SIM118, no mapping
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} not found") from None
     except SafetensorError as error:
         raise OSError(f"{path} is no whole safetensors file ({error}): copy or download it again") from error
 
 
-def _read_shards(index: Path) -> Tensors:
+def _open_shards(index: Path) -> dict[str, StoredTensor]:
     try:
         placed = json.loads(index.read_text())["weight_map"]
         shards = sorted(set(placed.values()))
@@ -147,13 +176,13 @@ def _read_shards(index: Path) -> Tensors:
         raise OSError(
             f'{index} is no index of shards ({_first_line(error)}): expected {{"weight_map": {{tensor: file}}}}'
         ) from error
-    tensors: Tensors = {}
+    tensors: dict[str, StoredTensor] = {}
     for shard in shards:
         if Path(shard).name != shard:
             raise ValueError(f"{index.name} places tensors in {shard!r}: expected a file name beside it, no path")
         if not (index.parent / shard).is_file():
             raise FileNotFoundError(f"{index.name} names the shard {shard}, which is not in {index.parent}: fetch it")
-        held = _read_file(index.parent / shard)
+        held = _open_file(index.parent / shard)
         promised = {name for name, file in placed.items() if file == shard}
         if promised != set(held):
             absent, unlisted = sorted(promised - set(held)), sorted(set(held) - promised)
@@ -165,8 +194,8 @@ def _read_shards(index: Path) -> Tensors:
     return tensors
 
 
-def _without_prefix(stored: Tensors, source: Path) -> Tensors:
-    tensors: Tensors = {}
+def _without_prefix(stored: dict[str, StoredTensor], source: Path) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
     for name, tensor in stored.items():
         plain = name.replace(COMPILED_PREFIX, "")
         if plain in tensors:

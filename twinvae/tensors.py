@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -21,7 +22,17 @@ Shapes = Mapping[str, tuple[int, ...]]
 Tensors = dict[str, np.ndarray]
 
 
-def check_tensors(expected: Shapes, tensors: Mapping[str, np.ndarray], whose: str, advice: str) -> None:
+class Described(Protocol):
+    """What has a shape and a dtype, as arrays do."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+
+def check_tensors(expected: Shapes, tensors: Mapping[str, Described], whose: str, advice: str) -> None:
     """Check names, shapes and float dtypes. NaN is let through.
 
     Args:

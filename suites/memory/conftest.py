@@ -15,8 +15,8 @@ from suites.memory.pieces import Piece, pieces
 from suites.memory.stores import compiler_for, sizer_for
 from twinvae.bench.aot.compilers import chip_of, missing
 from twinvae.bench.aot.programs import Compiler
-from twinvae.bench.compile_cache import keeping
 from twinvae.bench.options import OPTIONS, Model, Options
+from twinvae.jax.kept import keeping
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -15,9 +15,9 @@ from suites.speed.clock import replay
 from suites.speed.contenders import input_of, load, out_of_memory, ready
 from suites.speed.measure import Measured, measure
 from twinvae import VideoVAE
-from twinvae.bench.compile_cache import keeping
 from twinvae.bench.debugging import trace
 from twinvae.bench.options import Model, Options
+from twinvae.jax.kept import keeping
 
 Values = list[dict[str, Any]]
 

@@ -17,6 +17,7 @@ from twinvae.bench.options import NAMES
 from twinvae.bench.places import BASELINES, ROOT, SUITES, alone
 from twinvae.bench.records import read_run
 from twinvae.bench.report import Summary
+from twinvae.commands import GROUP
 
 ONE = "suites/parity/test_posterior.py::test_a_posterior_is_that_of_diffusers[float32-ordinary-numpy]"
 
@@ -73,7 +74,7 @@ def test_what_pytest_could_not_do_is_status_2(monkeypatch, of_pytest, status):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["check", "flax", "--suite", "paritty"], "--suite: unknown 'paritty'; choose from frames, memory, parity"),
+        (["check", "flax", "--suite", "paritty"], "--suite: unknown 'paritty'; choose from frames, generation, memory"),
         (["check", "flax", "--suite", ","], "--suite: found no name; choose from frames"),
         (["check", "keras", "--suite", "parity"], "--backend keras: unknown 'keras'; choose from flax"),
         (["check", "flax", "--report-dir", "file"], "file is a file; name a folder for records and pages"),
@@ -147,7 +148,7 @@ many.command("other")(hello)
 @pytest.fixture
 def commands(monkeypatch) -> None:
     values = {"hello": f"{__name__}:hello", "many": f"{__name__}:many", "gone": "no_such_module:app"}
-    points = {name: EntryPoint(name, value, cli.GROUP) for name, value in values.items()}
+    points = {name: EntryPoint(name, value, GROUP) for name, value in values.items()}
     monkeypatch.setattr(cli, "registered", lambda: points)
 
 
@@ -166,7 +167,7 @@ def test_others_register_functions_and_apps_and_one_that_is_broken_breaks_no_oth
 
 def test_nothing_of_others_is_loaded_for_our_own_commands(monkeypatch, capsys):
     monkeypatch.setattr(cli, "command_of", lambda point: pytest.fail("loaded"))
-    monkeypatch.setattr(cli, "registered", lambda: {"gone": EntryPoint("gone", "no_such_module:app", cli.GROUP)})
+    monkeypatch.setattr(cli, "registered", lambda: {"gone": EntryPoint("gone", "no_such_module:app", GROUP)})
     assert main(["backends"]) == 0
     assert main(["chek"]) == 2
 
@@ -177,6 +178,21 @@ def test_without_the_suites_packages_the_command_says_what_to_install(monkeypatc
     assert __main__.main(["check", "flax"]) == 2
     said = capsys.readouterr().err
     assert "packages that are not installed: not-there; pip install 'twinvae[suites]'" in said
+
+
+def test_a_command_of_an_extra_asks_for_that_extra_s_packages_alone(monkeypatch, capsys):
+    wanted = ["not-there>=9; extra == 'suites'", "nor-this; extra == 'stages'"]
+    monkeypatch.setattr(__main__, "entry_points", lambda group: [EntryPoint("text", "stages.commands:text", group)])
+    monkeypatch.setattr(__main__, "extras", lambda: ["stages", "suites"])
+    monkeypatch.setattr(__main__, "requires", lambda name: wanted)
+    assert __main__.main(["text", "--dir", "x"]) == 2
+    assert "not installed: nor-this; pip install 'twinvae[stages]'" in capsys.readouterr().err
+
+
+def test_an_extra_s_packages_are_those_of_the_extras_in_it_as_well(monkeypatch):
+    wanted = ["twinvae[stages]; extra == 'suites'", "nor-this; extra == 'stages'"]
+    monkeypatch.setattr(__main__, "requires", lambda name: wanted)
+    assert __main__.missing("suites") == ["nor-this"]
 
 
 def test_the_command_a_test_is_run_alone_with_is_of_the_wheel_where_there_is_no_checkout(monkeypatch):

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import pytest
 
 from twinvae.bench import compile_cache
-from twinvae.bench.compile_cache import FOLDER, keeping, machine
+from twinvae.bench.compile_cache import FOLDER
+from twinvae.jax import kept as kept_programs
+from twinvae.jax.kept import keeping, machine
 
 
 def compiled_anew(factor: float) -> None:
@@ -22,7 +24,7 @@ def kept(folder: Path) -> int:
 
 
 def test_a_program_is_kept_and_what_was_set_before_is_set_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(compile_cache, "SECONDS", 0)
+    monkeypatch.setattr(kept_programs, "SECONDS", 0)
     before = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache
     with keeping(tmp_path):
         compiled_anew(2.5)
@@ -31,7 +33,7 @@ def test_a_program_is_kept_and_what_was_set_before_is_set_again(tmp_path, monkey
 
 
 def test_nothing_is_kept_where_compiling_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(compile_cache, "SECONDS", 0)
+    monkeypatch.setattr(kept_programs, "SECONDS", 0)
     with keeping(tmp_path), keeping(None):
         compiled_anew(3.5)
     assert kept(tmp_path) == 0
@@ -41,7 +43,7 @@ def test_nothing_is_kept_where_compiling_is_measured(tmp_path, monkeypatch):
 def test_programs_of_another_version_or_processor_are_in_another_folder(other, monkeypatch):
     mine = machine()
     if other == "version":
-        monkeypatch.setattr(compile_cache, "version", lambda package: "0.0")
+        monkeypatch.setattr(kept_programs, "version", lambda package: "0.0")
     else:
         monkeypatch.setattr(Path, "read_text", lambda *_, **__: "model name : another\nflags : none\n")
     assert machine() != mine

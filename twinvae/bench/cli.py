@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,12 +30,12 @@ from twinvae.bench.pages import Judged
 from twinvae.bench.places import BASELINES, CHECKOUT, LOCAL_REPORTS, suite_names
 from twinvae.bench.publishing import publish as publish_pages
 from twinvae.bench.report import judge_suites, write_report
+from twinvae.commands import command_of, exit_status, registered
 from twinvae.frames import latent_count
 from twinvae.jax.chips import CHIPS
 from twinvae.port import is_port
 from twinvae.registry import installed
 
-GROUP = "twinvae.commands"
 OF_OUTPUTS = "suites/parity/test_outputs.py"
 OF_PORTS = ("parity", "frames", "tiling")  # what a port is judged in: whether it is right
 STATUS = "Exit status: 0 well; 1 something got worse, failed, or does not fit; 2 nothing could be done."
@@ -45,14 +43,7 @@ STATUS = "Exit status: 0 well; 1 something got worse, failed, or does not fit; 2
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 well, 1 something got worse or failed, 2 nothing could be done."""
-    try:
-        app(args=arguments, prog_name="twinvae")
-    except SystemExit as end:
-        return int(end.code or 0)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(app, arguments, "twinvae")
 
 
 class Commands(TyperGroup):
@@ -64,36 +55,6 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         point = registered().get(cmd_name)
         return self.commands.get(cmd_name) or (point and command_of(point))
-
-
-def registered() -> dict[str, EntryPoint]:
-    """Commands of others, a typer app or a function each, not loaded yet."""
-    return {point.name: point for point in entry_points(group=GROUP)}
-
-
-def command_of(point: EntryPoint) -> Any:
-    """The command of an entry point; where it cannot be loaded, one that says why."""
-    try:
-        found = point.load()
-        command = typer.main.get_command(found if isinstance(found, typer.Typer) else _alone(found))
-    except Exception as error:
-        why = f"{point.name} cannot be loaded from {point.value}: {type(error).__name__}: {error}"
-
-        def broken() -> None:
-            print(why, file=sys.stderr)
-            raise typer.Exit(2)
-
-        broken.__doc__ = why
-        command = typer.main.get_command(_alone(broken, allow_extra_args=True, ignore_unknown_options=True))
-    command.name = point.name
-    return command
-
-
-def _alone(function: Callable[..., Any], **settings: bool) -> typer.Typer:
-    """A typer app of one function."""
-    alone = typer.Typer(add_completion=False)
-    alone.command(context_settings=settings)(function)
-    return alone
 
 
 app = typer.Typer(

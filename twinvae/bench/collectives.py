@@ -15,16 +15,20 @@ class Sent(NamedTuple):
     bytes: int
 
 
-def collectives(text: str) -> dict[str, Sent]:
+def collectives(text: str, inside: int = 0) -> dict[str, Sent]:
     """The collectives of a compiled program's text; a loop's body counts once.
 
     Bytes are those of results: what each device receives of a permutation.
 
+    Args:
+        inside: count only what is inside of so many loops.
     Raises:
         ValueError: the text holds no program.
     """
     found: dict[str, Sent] = {}
-    for one in (one for computation in Compiled(text).computations.values() for one in computation.values()):
+    program = Compiled(text)
+    counted = [name for name in program.computations if not inside or program.loops_around(name) >= inside]
+    for one in (one for name in counted for one in program.computations[name].values()):
         kind, results = one.opcode.removesuffix(BEGINS), one.results
         if kind not in KINDS:
             continue

@@ -35,12 +35,17 @@ def tracing_for(platform: str | None) -> Iterator[None]:
         _platform.reset(token)
 
 
-def on_gpu(platform: str | None = None) -> bool:
-    """Whether a platform, or else the one that is being traced for, takes the forms that are for GPUs.
+def traced_for() -> str:
+    """The platform that is being traced for, as devices spell it.
 
     (`lax.platform_dependent` would leave a `case` in the programs of every other platform.)
     """
-    return _canonical(platform or _platform.get()) == "gpu"
+    return _canonical(_platform.get())
+
+
+def on_gpu(platform: str | None = None) -> bool:
+    """Whether a platform, or else the one that is being traced for, takes the forms that are for GPUs."""
+    return (_canonical(platform) if platform else traced_for()) == "gpu"
 
 
 def _canonical(platform: str | None) -> str:

@@ -6,7 +6,7 @@ where the last one of the round before has ended. What does not divide is filled
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -35,8 +35,17 @@ def make_mesh(clips: int = 1, time: int = 1, rows: int = 1, devices: Sequence[An
     Raises:
         ValueError: a count below 1, or other devices than that many.
     """
-    shape = (clips, time, rows)
-    asked = ", ".join(f"{axis}={count}" for axis, count in zip(AXES, shape, strict=True))
+    return mesh_of(dict(zip(AXES, (clips, time, rows), strict=True)), devices)
+
+
+def mesh_of(counts: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of so many devices along each axis.
+
+    Raises:
+        ValueError: a count below 1, or other devices than that many.
+    """
+    shape = tuple(counts.values())
+    asked = ", ".join(f"{axis}={count}" for axis, count in counts.items())
     if min(shape) < 1:
         raise ValueError(f"a mesh of {asked}: each must be at least 1")
     found = list(jax.devices() if devices is None else devices)
@@ -47,7 +56,7 @@ def make_mesh(clips: int = 1, time: int = 1, rows: int = 1, devices: Sequence[An
             f"a mesh of {asked} takes {prod(shape)} devices, found {len(found)}: give others, or another mesh (to try "
             f"it on a CPU, start with XLA_FLAGS=--xla_force_host_platform_device_count={prod(shape)})"
         )
-    return Mesh(np.array(found).reshape(shape), AXES)
+    return Mesh(np.array(found).reshape(shape), tuple(counts))
 
 
 def checked_mesh(mesh: Mesh) -> Mesh:

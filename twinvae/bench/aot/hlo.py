@@ -136,6 +136,12 @@ class Compiled:
                     left.extend((called, times * int(trips[1] if trips else 1)) for called in operation.called)
         return found
 
+    def loops_around(self, computation: str) -> int:
+        """How many loops a computation is inside of."""
+        around = [(name, one) for name, inside in self.computations.items() for one in inside.values()
+                  if computation in one.called]  # fmt: skip
+        return max((self.loops_around(name) + (one.opcode == "while") for name, one in around), default=0)
+
     def of_weights(self, computation: str) -> set[str]:
         """What convolutions take beside frames, kernels and biases, and what only that is made of; by name."""
         if computation not in self._of_weights:

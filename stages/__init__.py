@@ -1,0 +1,1 @@
+"""Staged generation: text, denoising and decoding, each from files."""

@@ -1,0 +1,119 @@
+"""Denoising's programs by the TPU compiler: do they fit, what is sent, and does depth cost compiling?
+
+They are large: `pytest suites/generation --aot v6e` compiles what has changed, in some minutes each, and keeps the
+answers in `baselines/tpu-v6e-aot/generation.jsonl`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import pytest
+
+from suites.generation.cases import ATTENTION as ALONE
+from suites.generation.cases import LAYERS, MESH, SHALLOW, TOKENS
+from suites.generation.program_bars import ATTENTION, COLLECTIVES, DEPTH, FLAT, PADDED, PEAK, PEAKS, SENT
+from suites.generation.programs import CASES
+from twinvae.bench.aot.compilers import compiler_version, missing, platform_of
+from twinvae.bench.aot.programs import Answer, Compiler, Store
+from twinvae.bench.aot.tpu_compiler import Outcome, compiled_program
+from twinvae.bench.collectives import collectives
+from twinvae.jax.attention import products
+from twinvae.jax.compiling import compiler_options
+from twinvae.jax.kept import keeping
+
+CHIP = "v6e"
+HOW = f"pytest suites/generation --aot {CHIP}"
+IN_A_BLOCK = 2  # loops, of steps and of blocks
+
+
+@pytest.fixture(autouse=True)
+def _effort() -> None:
+    """Programs are compiled as users have them, with all effort (see the suites' fixture of the same name)."""
+
+
+@pytest.fixture(autouse=True)
+def _kept_programs() -> Iterator[None]:
+    """What compiling takes is measured here (see the instrument's fixture of the same name)."""
+    with keeping(None):
+        yield
+
+
+def asked(options):
+    """On the platform of the compiler alone."""
+    chosen = options.platform == platform_of(CHIP) and "bfloat16" in options.dtypes
+    return [{"dtype": "bfloat16"}] if chosen else []
+
+
+def steps(options):
+    return [{"case": case} | row for row in asked(options) for case in PEAKS]
+
+
+def on_meshes(options):
+    return [{"case": case} | row for row in asked(options) for case in COLLECTIVES]
+
+
+@pytest.fixture(scope="module")
+def ask(options) -> Callable[[str], Answer]:
+    """`ask(case)`: what the compiler says of a program; recalled where it has not changed."""
+    if reason := missing(CHIP):
+        pytest.skip(reason)
+    store = Store(options.baseline_dir / platform_of(CHIP) / "generation.jsonl")
+
+    def ask(name: str) -> Answer:
+        case = CASES[name]
+        compiler = Compiler(
+            store, case.topology, compiler_version(CHIP), options.compiles_all, compiled, compiler_options("tpu")
+        )
+        return compiler.ask(name, case.lower(case.topology))
+
+    return ask
+
+
+def compiled(lowered: jax.stages.Lowered) -> Outcome:
+    """What a compiler says of a program that fits, the bytes of what it sends in each block, and processors' time."""
+    start = time.process_time()
+    program, outcome = compiled_program(lowered)
+    taken, sent = time.process_time() - start, collectives(program.as_text(), inside=IN_A_BLOCK)
+    return outcome._replace(counts={kind: one.bytes for kind, one in sorted(sent.items())}, seconds=taken)
+
+
+def told(answers: list[Answer], value: Callable[[], float]) -> dict[str, object]:
+    """The value and the note of a record, which is pending where a program is not known."""
+    if not all(answer.known for answer in answers):
+        return {"value": None, "pending": HOW}
+    return {"value": value(), "note": "; ".join(map(str, answers))}
+
+
+@pytest.mark.cases("case, dtype", steps)
+def test_a_step_fits(case, dtype, ask, record):
+    answer = ask(case)
+    peak = told([answer], lambda: answer.program.peak_bytes / 2**30)
+    record(case=case, metric=PEAK, mode="jit", dtype=dtype, **PEAKS[case][PEAK].fields, **peak)
+
+
+@pytest.mark.cases("case, dtype", on_meshes)
+def test_devices_send_weights_and_exchange_tokens_for_heads_and_nothing_else_in_a_block(case, dtype, ask, record):
+    answer = ask(case)
+    sent = told([answer], lambda: sum(answer.program.counts.values()) / 1e6)
+    record(case=case, metric=SENT, mode="jit", dtype=dtype, **COLLECTIVES[case][SENT].fields, **sent)
+
+
+@pytest.mark.cases("dtype", asked)
+def test_attention_takes_no_padding_in_memory(dtype, ask, record):
+    answer = ask(ALONE)
+    values = {
+        PEAK: told([answer], lambda: answer.program.peak_bytes / 2**30),
+        PADDED: {"value": products(TOKENS, TOKENS) / TOKENS**2},
+    }
+    for metric, value in values.items():
+        record(case=ALONE, metric=metric, mode="jit", dtype=dtype, **ATTENTION[metric].fields, **value)
+
+
+@pytest.mark.cases("dtype", asked)
+def test_more_blocks_take_no_longer_to_compile(dtype, ask, record):
+    answers = [ask(name) for name in (MESH, SHALLOW)]
+    ratio = told(answers, lambda: answers[0].program.seconds / answers[1].program.seconds)
+    record(case=f"{LAYERS} blocks", metric=DEPTH, mode="jit", dtype=dtype, **FLAT[DEPTH].fields, **ratio)
