@@ -20,6 +20,12 @@ def latent_frames(model: Model, frames: int) -> int:
     return (frames - 1) // model.temporal_compression + 1
 
 
+def padded_latents(model: Model, frames: int) -> int:
+    """Latents in time that are denoised: those of the frames, and before them what fills the transformer's patches."""
+    patch = model.temporal_patch or 1
+    return -(-latent_frames(model, frames) // patch) * patch
+
+
 def check_sizes(
     model: Model, frames: int | None, height: int | None, width: int | None, from_video: bool = False
 ) -> Sizes:

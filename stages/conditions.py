@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import twinvae
-from stages.checks import Sizes
+from stages.checks import Sizes, padded_latents
 from stages.files import digest_of_files
 from stages.model import Model
 from stages.video import read_video
@@ -21,6 +21,7 @@ class Condition(NamedTuple):
     Attributes:
         parts, inputs: digests.
         pixels: [1, t, h, w, 3] in [-1, 1].
+        latents: that are denoised, in time.
     """
 
     kind: Literal["image", "video"] | None = None
@@ -51,9 +52,7 @@ class Condition(NamedTuple):
             return latents * scale
         latents = latents / scale if vae.config.invert_scale_latents else latents * scale
         rest = np.zeros((batch, self.latents - 1, height, width, channels), latents.dtype)
-        latents = np.concatenate([latents, rest], axis=1)
-        patch = self.model.temporal_patch
-        return np.concatenate([latents[:, : latents.shape[1] % patch], latents], axis=1) if patch else latents
+        return np.concatenate([latents, rest], axis=1)
 
 
 def condition_of(
@@ -78,10 +77,9 @@ def condition_of(
     if given is None:
         return Condition()
     frames = _image(image) if image else _frames(video, sizes.frames)  # type: ignore[arg-type]
-    count = (sizes.frames - 1) // model.temporal_compression + 1
     return Condition(
         "image" if image else "video", model.digests("vae"), {"image" if image else "video": digest_of_files([given])},
-        _fitted(frames, sizes), model, backend, count,
+        _fitted(frames, sizes), model, backend, padded_latents(model, sizes.frames),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from impl_torchax.transformer import Transformer, load_transformer
-from stages.checks import check_model, check_sizes, latent_frames
+from stages.checks import check_model, check_sizes, latent_frames, padded_latents
 from stages.conditions import Condition, condition_of
 from stages.files import LATENTS, STEPS, TEXT, Denoise, Latents, differences, read, reason, write
 from stages.model import GUIDANCE, Model, usual_dtype
@@ -157,8 +157,7 @@ def _resumed(folder: Path, recipe: Denoise, transformer: Transformer, console: C
 
 
 def _shape(model: Model, recipe: Denoise) -> tuple[int, int, int, int, int]:
-    cell, patch = model.spatial_compression, model.temporal_patch or 1
-    frames = -(-latent_frames(model, recipe.frames) // patch) * patch
+    cell, frames = model.spatial_compression, padded_latents(model, recipe.frames)
     channels = model.config("transformer")["out_channels"]
     return 1, frames, recipe.height // cell, recipe.width // cell, channels
 

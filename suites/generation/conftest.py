@@ -41,7 +41,7 @@ def pipelines(tmp_path_factory) -> Callable[[str], Path]:
 
     def folder(kind: str) -> Path:
         if kind not in made:
-            made[kind] = write_pipeline(tmp_path_factory.mktemp("pipeline") / f"tiny-{kind}", kind)
+            made[kind] = write_pipeline(tmp_path_factory.mktemp("pipeline") / f"tiny-{kind.replace(' ', '-')}", kind)
         return made[kind]
 
     return folder

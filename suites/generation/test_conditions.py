@@ -22,13 +22,13 @@ from twinvae.bench.clips import synthetic_clip
 
 
 @pytest.mark.only(dtype=("float32",))
-@pytest.mark.parametrize("kind", ["i2v", "5b"])
+@pytest.mark.parametrize("kind", ["i2v", "1.5 i2v", "5b"])
 def test_latents_of_a_picture_or_a_video_are_those_of_diffusers_pipeline(
     kind, dtype, pipelines, once, record, tmp_path
 ):
     frames = ((synthetic_clip(FRAMES, HEIGHT, WIDTH)[0] + 1) * 127.5).astype(np.uint8)
     settings: dict[str, Any] = {"steps": STEPS, "seed": SEED, "dtype": dtype}
-    if kind == "i2v":
+    if "i2v" in kind:
         Image.fromarray(frames[0]).save(tmp_path / "first.png")
         settings |= {"image": tmp_path / "first.png"}
         call, pipeline = {"image": Image.fromarray(frames[0]), "num_frames": FRAMES}, CogVideoXImageToVideoPipeline

@@ -43,7 +43,8 @@ def test_a_video_is_that_of_diffusers_pipeline_frame_by_frame(
     check_shapes({"video": shown}, {"video": expected})
     hold(record, FRAMES, measured(FRAMES, {"video": shown}, {"video": expected}), f"video, {kind}")
 
-    video = decode(tmp_path, model, latents=run / "latents.safetensors", backend=backend, dtype=dtype)
+    latents = run / "latents.safetensors"
+    video = decode(tmp_path, model, latents=latents, backend=backend, compare=("torch",), dtype=dtype)
     written, rate = read_video(video)
     assert written.shape == (COUNT, HEIGHT, WIDTH, 3)
     levels = np.abs(as_bytes(frames).astype(int) - (expected * 255).round().astype(int))  # as diffusers rounds
@@ -58,6 +59,9 @@ def test_a_video_is_that_of_diffusers_pipeline_frame_by_frame(
     hold(record, bars, values, f"file, {kind}")
     told = json.loads((tmp_path / "decode.json").read_text())
     assert (told["facts"]["frames"], told["facts"]["fps"]) == (COUNT, RATES[kind])
+    of_torch = [frame["largest"] for frame in told["facts"]["compared"]["torch"]]  # in [-1, 1], and not clipped
+    assert len(of_torch) == COUNT
+    assert max(of_torch) <= 2 * (FRAMES["max_abs"].limit or 0)
     difference = np.abs(shown - expected)
     exhibit(f"frames, {kind}", {"frame": shown[COUNT // 2], "expected": expected[COUNT // 2],
                                 "largest": difference.max(axis=(1, 2, 3))}, caption=kind)  # fmt: skip

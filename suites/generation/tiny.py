@@ -1,7 +1,11 @@
-"""Tiny random pipelines, as folders that diffusers saves and reads: every part, no hub."""
+"""Tiny random pipelines, as folders that diffusers saves and reads: every part, no hub.
+
+python -m suites.generation.tiny DIR [KIND, such as 2b, 5b, 1.5]
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +31,14 @@ HEIGHT, WIDTH, FRAMES, TOKENS = 32, 48, 9, 8
 PROMPT, NEGATIVE = "a panda plays guitar", "blurry"
 VAE = PRESETS["tiny"]
 ROTARY = {"use_rotary_positional_embeddings": True}
+IN_TIME = ROTARY | {"patch_size_t": 2, "patch_bias": False}
+FROM_IMAGES = {"in_channels": 2 * VAE.latent_channels}
 KINDS: dict[str, dict[str, Any]] = {
     "2b": {},
     "5b": ROTARY,
-    "1.5": ROTARY | {"patch_size_t": 2, "patch_bias": False},
-    "i2v": ROTARY | {"in_channels": 2 * VAE.latent_channels},
+    "1.5": IN_TIME,
+    "i2v": ROTARY | FROM_IMAGES,
+    "1.5 i2v": IN_TIME | FROM_IMAGES | {"ofs_embed_dim": 8},
 }
 SCHEDULER = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "v_prediction",
@@ -66,7 +73,7 @@ def write_pipeline(folder: Path, kind: str = "2b", seed: int = 0) -> Path:
     write_checkpoint(folder / "vae", VAE, seeded_tensors(VAE, seed))
     vae = AutoencoderKLCogVideoX.from_pretrained(folder / "vae", low_cpu_mem_usage=False)
     scheduler = (CogVideoXDDIMScheduler if kind in ("2b", "i2v") else CogVideoXDPMScheduler)(**SCHEDULER)
-    make = CogVideoXImageToVideoPipeline if kind == "i2v" else CogVideoXPipeline
+    make = CogVideoXImageToVideoPipeline if "i2v" in kind else CogVideoXPipeline
     make(tokenizer(), text_encoder.eval(), vae, transformer.eval(), scheduler).save_pretrained(folder)
     return folder
 
@@ -78,3 +85,7 @@ def read_pipeline(
     pipe = kind.from_pretrained(folder, dtype=getattr(torch, dtype), low_cpu_mem_usage=False, **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+if __name__ == "__main__":
+    print(f"wrote {write_pipeline(Path(sys.argv[1]), *sys.argv[2:3])}")

@@ -74,7 +74,7 @@ def test_what_pytest_could_not_do_is_status_2(monkeypatch, of_pytest, status):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["check", "flax", "--suite", "paritty"], "--suite: unknown 'paritty'; choose from frames, memory, parity"),
+        (["check", "flax", "--suite", "paritty"], "--suite: unknown 'paritty'; choose from frames, generation, memory"),
         (["check", "flax", "--suite", ","], "--suite: found no name; choose from frames"),
         (["check", "keras", "--suite", "parity"], "--backend keras: unknown 'keras'; choose from flax"),
         (["check", "flax", "--report-dir", "file"], "file is a file; name a folder for records and pages"),

@@ -8,14 +8,18 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
+from impl_torchax.text_encoder import tokenize
+from stages import telling
 from stages.checks import check_sizes
 from stages.decode import decode
 from stages.denoise import denoise
 from stages.files import read
 from stages.model import Model
 from stages.text import text
+from stages.video import write_video
 from suites.generation.tiny import PROMPT
 from tests.stages.conftest import SETTINGS
 from twinvae.__main__ import main
@@ -96,13 +100,20 @@ def test_weights_that_are_edited_are_another_model(run, other, console, made_up)
     assert "decode: parts vae was" in console.export_text()
 
 
-def test_backends_are_held_against_each_other_frame_by_frame(run, model, console):
-    decode(run, model, dtype="float32", compare=("torch",), console=console)
-    told = json.loads((run / "decode.json").read_text())
-    (frame,) = told["facts"]["compared"]["torch"]
-    assert frame["frame"] == 0
-    assert 0 < frame["largest"] < 1e-4
-    assert frame["levels"] <= 1
+def test_backends_are_held_against_each_other_frame_by_frame(run, model, console, monkeypatch):
+    def decoded(_given, _model, backend, *_):
+        frames = np.zeros((2, 16, 16, 3), np.float32)
+        yield frames
+        yield frames + (np.arange(2) == 1).reshape(2, 1, 1, 1) * (0.02 if backend == "torch" else 0)
+
+    monkeypatch.setattr(importlib.import_module("stages.decode"), "decoded", decoded)
+    decode(run, model, dtype="float32", compare=("torch", "torchax"), console=console)
+    told = json.loads((run / "decode.json").read_text())["facts"]["compared"]
+    same = {"largest": 0, "mean": 0, "values that differ": 0, "levels": 0}
+    assert told["torchax"] == [{"frame": place} | same for place in range(4)]
+    assert told["torch"][:3] == told["torchax"][:3]
+    assert told["torch"][3] == {"frame": 3, "largest": pytest.approx(0.02), "mean": pytest.approx(0.02),
+                                "values that differ": 16 * 16 * 3, "levels": 2}  # fmt: skip
     assert "flax, frame by frame" in console.export_text()
 
 
@@ -126,6 +137,18 @@ def test_a_prompt_that_is_too_long_is_cut_and_it_is_said(run, model, console):
     text(run, model, "a panda plays a guitar a panda plays", dtype="float32", console=console)
     assert "a prompt of 9 tokens was cut to 8" in console.export_text()
     assert len(read(run / "text.safetensors", "text")[1].facts["cut"]) == 1
+
+
+def test_a_tokenizer_of_sentencepiece_as_models_have_it_is_read(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    (tmp_path / "words.txt").write_text("a panda plays guitar in a bamboo forest\nthe cat sat on the mat\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "words.txt"), model_prefix=str(tmp_path / "spiece"), vocab_size=24, pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    own = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model")).encode("a panda")
+    assert tokenize(tmp_path, ["a panda"], len(own) + 3).tolist() == [[*own, 1, 0, 0]]
 
 
 SIZES = {
@@ -166,6 +189,26 @@ def test_a_text_of_another_model_is_refused(run, other, nothing_computed):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"of": "another"}))
     with pytest.raises(ValueError, match=r"text.safetensors is of another model: .* another text_encoder"):
         denoise(run, Model(other), SETTINGS)
+
+
+def test_what_a_model_does_not_start_from_is_refused(run, model, other, tmp_path, nothing_computed):
+    Image.new("RGB", (48, 32)).save(tmp_path / "picture.png")
+    write_video(tmp_path / "video.mp4", [np.zeros((3, 32, 48, 3), np.uint8)], 8)
+    (tmp_path / "text.txt").write_text("text")
+    picture, video = {"image": tmp_path / "picture.png"}, {"video": tmp_path / "video.mp4"}
+    refused = [(picture | video, "an image and a video"), (picture, "this model starts from no image"),
+               (video | {"frames": 9}, "has 3 frames, asked for 9")]  # fmt: skip
+    for given, message in refused:
+        with pytest.raises(ValueError, match=message):
+            denoise(run, model, SETTINGS._replace(**given))
+    with pytest.raises(FileNotFoundError, match=r"none\.mp4 not found"):
+        denoise(run, model, SETTINGS._replace(video=tmp_path / "none.mp4"))
+    config = other / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 8}))
+    with pytest.raises(ValueError, match="starts from an image: give one with --image"):
+        denoise(run, Model(other), SETTINGS)
+    with pytest.raises(OSError, match="is no picture that Pillow reads"):
+        denoise(run, Model(other), SETTINGS._replace(image=tmp_path / "text.txt"))
 
 
 # Going on
@@ -215,6 +258,15 @@ def test_the_same_noise_drawn_by_jax_is_another_and_goes_with_its_seed(run, mode
         denoise(run, model, settings)
         found.append(read(run / "latents.safetensors", "denoise")[0]["latents"].tobytes())
     assert len(set(found)) == 3
+
+
+def test_how_far_a_stage_is_and_the_time_left_are_said_where_there_is_no_terminal(console, monkeypatch):
+    clock = iter([0.0, 4.0, 12.0, 20.0])
+    monkeypatch.setattr(telling.time, "monotonic", lambda: next(clock))
+    with telling.counting(console, "denoise", 13, 1) as on:
+        for steps in (2, 4, 6):  # 3 done after 4 seconds, 7 after 12
+            on(steps)
+    assert console.export_text().splitlines() == ["denoise: 7 of 13, 12 s left"]
 
 
 # Commands
