@@ -73,7 +73,7 @@ def probe(scheduler: Any, steps: int, *, strength: float = 1.0) -> Schedule:
             f"least; take 0.8, or {1 / steps:.3g} and more"
         )
     scheduler.set_timesteps(steps)
-    timesteps = scheduler.timesteps[skipped:]
+    timesteps: Any = scheduler.timesteps[skipped:]
     rows = [_probed(scheduler, timesteps, place) for place in range(len(timesteps))]
     one, none = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     clean, noise = (float(scheduler.add_noise(*pair, timesteps[:1])[0]) for pair in ((one, none), (none, one)))
