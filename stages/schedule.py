@@ -63,8 +63,7 @@ def probe(scheduler: Any, steps: int, *, strength: float = 1.0) -> Schedule:
             f"a scheduler of the class {type(scheduler).__name__}: expected CogVideoXDDIMScheduler or "
             "CogVideoXDPMScheduler; make one of them with `from_config` of this one's config"
         )
-    known: Any = scheduler  # diffusers declares neither the fields of its config nor tensors one by one
-    most = known.config.num_train_timesteps
+    most = scheduler.config["num_train_timesteps"]
     if not 1 <= steps <= most:
         raise ValueError(f"{steps} steps: expected 1 to {most}, as many as the model was trained with; 50 are usual")
     skipped = max(steps - int(steps * strength), 0)
@@ -74,12 +73,10 @@ def probe(scheduler: Any, steps: int, *, strength: float = 1.0) -> Schedule:
             f"least; take 0.8, or {1 / steps:.3g} and more"
         )
     scheduler.set_timesteps(steps)
-    timesteps = scheduler.timesteps[skipped:]
+    timesteps: Any = scheduler.timesteps[skipped:]
     rows = [_probed(scheduler, timesteps, place) for place in range(len(timesteps))]
-    clean, noise = (
-        float(known.add_noise(*(torch.tensor([x], dtype=torch.float64) for x in pair), timesteps[:1])[0])
-        for pair in ((1, 0), (0, 1))
-    )
+    one, none = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    clean, noise = (float(scheduler.add_noise(*pair, timesteps[:1])[0]) for pair in ((one, none), (none, one)))
     return Schedule(
         timesteps.numpy().copy(),
         np.array([row[0] for row in rows]),

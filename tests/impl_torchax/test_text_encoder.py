@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import PreTrainedTokenizerFast
 
 from impl_torchax.text_encoder import load_text_encoder, tokenize
 from tests.impl_torchax import tiny
@@ -19,20 +18,9 @@ WORDS = ["<pad>", "</s>", "<unk>", "a", "panda", "plays", "the", "guitar"]
 TOKENS = np.random.default_rng(0).integers(0, 64, (2, 226))
 
 
-def config() -> T5Config:
-    return T5Config(
-        vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
-    )
-
-
-@cache
-def encoder(dtype: str) -> T5EncoderModel:
-    return tiny.seeded(T5EncoderModel(config()), dtype)
-
-
 def on_torch(dtype: str) -> np.ndarray:
     with torch.no_grad():
-        return encoder(dtype)(torch.from_numpy(TOKENS))[0].double().numpy()
+        return tiny.text_encoder(dtype)(torch.from_numpy(TOKENS))[0].double().numpy()
 
 
 @pytest.fixture(scope="module")
@@ -53,25 +41,28 @@ def test_in_float32_it_errs_no_more_than_torch_does():
     own = np.abs(on_torch("float32") - exact).max()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = np.asarray(load_text_encoder(encoder("float32"), dtype="float32")(TOKENS))
+        found = np.asarray(load_text_encoder(tiny.text_encoder("float32"), dtype="float32")(TOKENS))
     assert np.abs(found - exact).max() <= 1.2 * own
 
 
 @pytest.mark.parametrize("held", ["shared.weight", "encoder.embed_tokens.weight", "both"])
 def test_a_folder_holds_the_weights_of_its_module_whichever_of_two_names_they_have(held, tmp_path):
-    encoder("float32").save_pretrained(tmp_path)
+    tiny.text_encoder("float32").save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     tensors = load_file(path)
     shared = tensors.pop("shared.weight")
     names = ("shared.weight", "encoder.embed_tokens.weight") if held == "both" else (held,)
     save_file(tensors | dict.fromkeys(names, shared), path)
-    want, found = load_text_encoder(encoder("float32"), dtype="float32"), load_text_encoder(tmp_path, dtype="float32")
+    want, found = (
+        load_text_encoder(tiny.text_encoder("float32"), dtype="float32"),
+        load_text_encoder(tmp_path, dtype="float32"),
+    )
     assert found.params.keys() == want.params.keys()
     assert all(np.array_equal(found.params[name], want.params[name]) for name in want.params)
 
 
 def test_tokens_that_the_model_does_not_have_are_refused():
-    found = load_text_encoder(encoder("float32"), dtype="float32")
+    found = load_text_encoder(tiny.text_encoder("float32"), dtype="float32")
     with pytest.raises(ValueError, match=r"from 0 to 64: expected .* from 0 to 63; take the tokenizer of this model"):
         found(np.array([[0, 64]]))
 

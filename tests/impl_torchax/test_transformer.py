@@ -218,3 +218,7 @@ def test_a_mesh_computes_what_one_device_does(name, on_meshes):
 def test_each_device_holds_and_reads_its_share_of_the_weights(name, on_meshes):
     assert on_meshes[name]["held"] == 1 / DEVICES
     assert on_meshes[name]["read"] == 1
+
+
+def test_a_text_encoder_on_a_mesh_computes_what_it_does_on_one_device(on_meshes):
+    assert on_meshes["text encoder"] <= 1e-5

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
+from transformers import T5Config, T5EncoderModel
 
 SINCOS = {
     "num_attention_heads": 4, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "time_embed_dim": 16,
@@ -40,6 +41,14 @@ def seeded(module: torch.nn.Module, dtype: str) -> Any:
 @cache
 def transformer(kind: str, dtype: str = "float64", **fields: Any) -> Any:
     return seeded(CogVideoXTransformer3DModel(**CONFIGS[kind] | fields), dtype)
+
+
+@cache
+def text_encoder(dtype: str) -> Any:
+    config = T5Config(
+        vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+    )
+    return seeded(T5EncoderModel(config), dtype)
 
 
 def shape(kind: str, batch: int = 2) -> tuple[int, ...]:

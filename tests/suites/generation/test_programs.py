@@ -1,0 +1,65 @@
+"""Which programs of denoising are judged where, and what is said of those that nobody compiled."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from suites.generation import test_programs as suite
+from suites.generation.bars import BARS
+from suites.generation.cases import MESH, ONE_CHIP
+from suites.generation.program_bars import PEAK, SENT
+from suites.generation.program_figure import meshes
+from suites.generation.programs import CASES, tracing_for_tpu
+from twinvae.bench.aot.programs import Answer, Program
+from twinvae.jax.compiling import traced_for
+
+
+def verdict(case, metric, value):
+    return SimpleNamespace(
+        key=SimpleNamespace(case=case, metric=metric), value=value, failing=False, record=SimpleNamespace(limit=None)
+    )
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtypes", "judged"),
+    [("tpu-v6e-aot", ("bfloat16",), True), ("tpu-v6e-aot", ("float32",), False), ("cpu", ("bfloat16",), False)],
+)
+def test_programs_are_judged_under_their_compilers_platform_alone(platform, dtypes, judged):
+    options = SimpleNamespace(platform=platform, dtypes=dtypes)
+    assert [bool(cases(options)) for cases in (suite.asked, suite.steps, suite.on_meshes)] == [judged] * 3
+    assert {row["case"] for row in suite.steps(options)} <= CASES.keys()
+
+
+def test_a_program_that_nobody_compiled_is_pending_and_one_that_was_has_its_value():
+    program = Program(
+        name="x", fingerprint="x", topology="t", compiler="v", fits=True, peak_bytes=7, seconds=1, date=""
+    )
+    assert suite.told([Answer("recalled", program), Answer("needs compiling", None)], lambda: 1 / 0) == {
+        "value": None, "pending": "pytest suites/generation --aot v6e"
+    }  # fmt: skip
+    assert suite.told([Answer("recalled", program)], lambda: program.peak_bytes)["value"] == 7
+
+
+def test_each_value_has_its_bar():
+    assert [held.what for held in BARS if PEAK in held.bars and held.where == {"case": ONE_CHIP}] == [
+        f"{ONE_CHIP}, v6e"
+    ]
+    (mesh,) = (held for held in BARS if SENT in held.bars and held.where == {"case": MESH})
+    assert (mesh.bars[PEAK].limit, mesh.bars[SENT].limit) == (3, 570)
+
+
+def test_what_is_traced_holds_no_lines_and_the_setting_is_put_back():
+    before = jax.config.values["jax_traceback_in_locations_limit"]
+    with tracing_for_tpu():
+        assert (traced_for(), jax.config.values["jax_traceback_in_locations_limit"]) == ("tpu", 0)
+    assert jax.config.values["jax_traceback_in_locations_limit"] == before != 0
+
+
+def test_the_figure_has_a_row_for_each_mesh():
+    data = SimpleNamespace(run=SimpleNamespace(suite="generation"))
+    (picture,) = meshes(data, [verdict(ONE_CHIP, PEAK, 16.4), verdict(MESH, PEAK, 2.4), verdict(MESH, SENT, 541)])
+    assert all(text in picture.content for text in (b"one chip", b"dp 2, tp 4", b"541"))
+    assert list(meshes(data, [verdict("latents, 2b", "max_abs", 0)])) == []
