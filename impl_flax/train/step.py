@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +144,7 @@ def pure_step(recipe: Recipe) -> Callable[[State, jax.Array], tuple[State, Named
         noise = noise_of(recipe, state.step, video.shape)
         (value, parts), gradients = gradient(state.weights, video, noise)
         changes, moments = update(gradients, state.optimiser, state.weights)
-        weights = optax.apply_updates(state.weights, changes)
+        weights = cast(Named, optax.apply_updates(state.weights, changes))
         # The first averages are of few steps, and forget the beginning.
         taken = state.step.astype(master)
         kept = jnp.minimum(recipe.averaging, (1 + taken) / (10 + taken))

@@ -119,7 +119,7 @@ def _readable(paths: Iterable[Path]) -> Iterable[tuple[str, Frames]]:
 def _covering(frame: np.ndarray) -> np.ndarray:
     scale = max(SIZE[0] / frame.shape[0], SIZE[1] / frame.shape[1])
     size = [max(least, round(have * scale)) for least, have in zip(SIZE, frame.shape, strict=False)]
-    scaled = resize(frame.astype(np.float32), size, order=1, anti_aliasing=True)
+    scaled = np.asarray(resize(frame.astype(np.float32), size, order=1, anti_aliasing=True))
     top, left = (size[0] - SIZE[0]) // 2, (size[1] - SIZE[1]) // 2
     return scaled[top : top + SIZE[0], left : left + SIZE[1]].round().astype(np.uint8)
 
