@@ -5,6 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -23,6 +29,17 @@ from impl_flax.layers import (
 from twinvae.jax.slabs import Slabs, Source
 
 TimeEmbedding = Float[Array, "b e"]
+_AGAIN: ContextVar[bool] = ContextVar("computed again", default=False)
+
+
+@contextmanager
+def computed_again() -> Iterator[None]:
+    """For the programs traced inside: what happens in a ResNet block is computed again on the way back, not kept."""
+    before = _AGAIN.set(True)
+    try:
+        yield
+    finally:
+        _AGAIN.reset(before)
 
 
 class CogVideoXResnetBlock3D(nnx.Module):
@@ -111,10 +128,27 @@ def _chain(
     for index, resnet in enumerate(resnets):
         key = f"resnet_{index}"
         if slabs is None:
-            x, cache[key] = resnet(x, temb, zq, earlier.get(key))
+            run = _run_again if _AGAIN.get() else type(resnet).__call__
+            x, cache[key] = run(resnet, x, temb, zq, earlier.get(key))
         else:
             x, cache[key] = resnet.in_slabs(x, zq, earlier.get(key), slabs)
     return x, cache
+
+
+def _run_again(
+    resnet: CogVideoXResnetBlock3D,
+    x: Frames,
+    temb: TimeEmbedding | None,
+    zq: Frames | None,
+    conv_cache: Cache | None,
+) -> tuple[Frames, Cache]:
+    """The block, of which nothing is kept for the way back but what it was given."""
+    graph, params = nnx.split(resnet)
+
+    def run(params: nnx.State, *given: Any) -> tuple[Frames, Cache]:
+        return nnx.merge(graph, params)(*given)
+
+    return jax.checkpoint(run, policy=jax.checkpoint_policies.nothing_saveable)(params, x, temb, zq, conv_cache)
 
 
 class CogVideoXDownBlock3D(nnx.Module):

@@ -42,7 +42,8 @@ def load(
 
     Args:
         backend: one of `backends()`; "torch" is the reference.
-        weights: a diffusers folder or hub id; None makes seeded weights for `preset`, the same for every backend.
+        weights: a diffusers folder or hub id; None takes those of `preset`: seeded ones, the same for every backend,
+            or those that "small" was trained to.
         subfolder: the VAE's folder inside `weights`, such as "vae".
         preset: one of `PRESETS`, used when `weights` is None.
         dtype: "float64", "float32" or "bfloat16", of weights and activations.
@@ -59,7 +60,7 @@ def load(
     from twinvae.arrays import checked_dtype
     from twinvae.checkpoint import fingerprint, read_checkpoint
     from twinvae.config import preset_config
-    from twinvae.seeded import seeded_tensors
+    from twinvae.pretrained import preset_tensors
     from twinvae.sizes import parse_size
 
     module = backend_module(backend)
@@ -68,7 +69,7 @@ def load(
         parse_size(memory_budget)  # before minutes of loading
     if weights is None:
         config = preset_config(preset)
-        tensors = seeded_tensors(config, seed)
+        tensors = preset_tensors(preset, seed)
     else:
         config, tensors = read_checkpoint(weights, subfolder)
     vae = module.load(config, tensors, dtype=dtype, jit=jit, checkpoint=fingerprint(tensors))

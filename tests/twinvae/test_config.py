@@ -130,5 +130,5 @@ def test_a_config_file_that_cannot_be_read_is_named(content, error, message, tmp
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown preset 'small': choose one of tiny, cogvideox-2b"):
-        preset_config("small")
+    with pytest.raises(ValueError, match=r"unknown preset 'huge': choose one of tiny, small, cogvideox-2b"):
+        preset_config("huge")

@@ -74,6 +74,17 @@ def _frames(path: Path, count: int) -> list[np.ndarray]:
     return list(_stored_frames(path)[:count]) if stored else _video_frames(path, count)
 
 
+def video_frames(path: Path, count: int) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """The first frames of a video, or as many as there are, of the file's own size.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_clip`.
+    """
+    if path.is_dir() or not path.exists():
+        raise FileNotFoundError(f"clip {path}: {'a folder' if path.is_dir() else 'no such file'}; name a video file")
+    return _video_frames(path, count)
+
+
 def _stored_frames(path: Path) -> Float32[np.ndarray, "t h w 3"]:
     try:
         stored = np.load(path, allow_pickle=False)

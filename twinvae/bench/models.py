@@ -9,7 +9,7 @@ from typing import Any
 
 from twinvae.checkpoint import fingerprint, read_checkpoint
 from twinvae.config import VAEConfig, preset_config
-from twinvae.seeded import seeded_tensors
+from twinvae.pretrained import preset_tensors
 from twinvae.tensors import Tensors, tensor_shapes
 
 # A model of the full architecture takes minutes per mode and dtype.
@@ -53,4 +53,4 @@ class Model:
     def tensors(self) -> Tensors:
         if "weights" in self.source:
             return read_checkpoint(self.source["weights"], self.source["subfolder"])[1]
-        return seeded_tensors(self.config, self.source["seed"])
+        return preset_tensors(self.source["preset"], self.source["seed"])

@@ -1,0 +1,120 @@
+"""A step of training held to PyTorch's, and to itself where only the way of computing it differs."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX
+
+from impl_flax.params import to_torch_layout
+from impl_flax.train.recipes import Recipe, Stage
+from impl_flax.train.step import Structure, begin, noise_of, pure_step
+from twinvae import arrays
+from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
+from twinvae.seeded import seeded_tensors
+
+CONFIG = VAEConfig(
+    block_out_channels=(4, 8), down_block_types=(DOWN_BLOCK,) * 2, up_block_types=(UP_BLOCK,) * 2, latent_channels=2,
+    layers_per_block=1, norm_num_groups=2,
+)  # fmt: skip
+STAGE = Stage(steps=3, clips=2, frames=9, height=8, width=12)
+RECIPE = Recipe(config=CONFIG, stages=(STAGE,), learning_rate=1e-3, warmup=0, clip_norm=0.1, kl=0.1, compute="float64")
+STEPS = 2
+
+
+def clips() -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (2, 9, 8, 12, 3), np.uint8)
+
+
+def after(recipe: Recipe, steps: int = STEPS):
+    """The state after each step, and the last one's numbers."""
+    with arrays.dtype_scope(np.dtype(np.float64)):
+        state, numbers, run = begin(recipe, seeded_tensors(CONFIG, 0)), {}, jax.jit(pure_step(recipe))
+        states = [state]
+        for _ in range(steps):
+            state, numbers = run(state, jnp.asarray(clips()))
+            states.append(state)
+        return jax.tree.map(np.asarray, (states, numbers))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return after(RECIPE)
+
+
+def far(found, expected) -> float:
+    """The largest error relative to a tensor's norm."""
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    return max(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30) for a, b in pairs)
+
+
+def torchs(steps: int):
+    """Weights, first and second moments of PyTorch's AdamW on diffusers' class."""
+    model = AutoencoderKLCogVideoX(**{k: v for k, v in CONFIG.to_dict().items() if not k.startswith("_")}).double()
+    model.load_state_dict({name: torch.tensor(t).double() for name, t in seeded_tensors(CONFIG, 0).items()})
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=RECIPE.weight_decay)
+    video = torch.tensor(clips()).double().permute(0, 4, 1, 2, 3) / 127.5 - 1
+    soft = RECIPE.softness
+    for step in range(steps):
+        for group in optimiser.param_groups:  # a cosine over all steps of the recipe
+            low = RECIPE.last_rate
+            group["lr"] = 1e-3 * (low + (1 - low) * (1 + np.cos(np.pi * step / RECIPE.steps)) / 2)
+        with arrays.dtype_scope(np.dtype(np.float64)):
+            noise = torch.tensor(np.asarray(noise_of(RECIPE, jnp.asarray(step), clips().shape))).permute(0, 4, 1, 2, 3)
+        posterior = model.encode(video).latent_dist
+        error = model.decode(posterior.mean + posterior.std * noise).sample - video
+
+        def charbonnier(x):
+            return (torch.sqrt(x**2 + soft**2) - soft).mean()
+
+        loss = charbonnier(error) + RECIPE.slopes * sum(charbonnier(error.diff(dim=axis)) for axis in (2, 3, 4)) / 3
+        loss = loss + RECIPE.kl * 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        norm = torch.sqrt(sum((p.grad**2).sum() for p in model.parameters()))
+        for parameter in model.parameters():
+            parameter.grad *= torch.clamp(RECIPE.clip_norm / norm, max=1)
+        optimiser.step()
+    names, kept = dict(model.named_parameters()), optimiser.state
+    weights = {name: p.detach().numpy() for name, p in names.items()}
+    first, second = ({name: kept[p][key].numpy() for name, p in names.items()} for key in ("exp_avg", "exp_avg_sq"))
+    return float(loss.detach()), weights, first, second
+
+
+def test_weights_and_moments_are_torchs_after_two_steps(plain):
+    states, numbers = plain
+    value, weights, first, second = torchs(STEPS)
+    assert numbers["loss"] == pytest.approx(value, rel=1e-12)
+    found = jax.tree.leaves(states[-1].optimiser, is_leaf=lambda one: hasattr(one, "mu"))
+    (adam,) = [one for one in found if hasattr(one, "mu")]
+    for named, expected in ((states[-1].weights, weights), (adam.mu, first), (adam.nu, second)):
+        with arrays.dtype_scope(np.dtype(np.float64)):
+            ours = to_torch_layout(Structure.of(RECIPE).state(jax.tree.map(jnp.asarray, named)))
+            ours = {name: np.asarray(tensor) for name, tensor in ours.items()}
+        assert ours.keys() == expected.keys()
+        assert max(far(ours[name], expected[name]) for name in ours) <= 1e-10
+
+
+@pytest.mark.parametrize("change", [{"remat": True}, {"accumulate": 2}], ids=str)
+def test_another_way_of_computing_a_step_changes_no_number(plain, change):
+    states, _ = after(RECIPE.model_copy(update=change), 1)
+    (_, expected, _), _ = plain
+    assert far(states[-1].weights, expected.weights) <= 1e-12
+    assert far(states[-1].optimiser, expected.optimiser) <= 1e-11  # moments are what gradients are told from
+
+
+def test_a_decoder_trained_alone_leaves_the_encoder_as_it_is():
+    (before, state), _ = after(RECIPE.model_copy(update={"part": "decoder"}), 1)
+    changed = {name.split(".")[0] for name, weight in state.weights.items() if (weight != before.weights[name]).any()}
+    assert changed == {"decoder"}
+
+
+def test_the_average_follows_the_weights(plain):
+    (begun, one, two), _ = plain
+    for name, weight in two.weights.items():
+        early = 0.1 * begun.weights[name] + 0.9 * one.weights[name]
+        expected = 2 / 11 * early + 9 / 11 * weight
+        np.testing.assert_allclose(two.average[name], expected, rtol=1e-12, atol=1e-15)
