@@ -29,7 +29,8 @@ def wheel(tmp_path_factory) -> ZipFile:
 def test_the_wheel_holds_every_file_of_what_it_carries_and_nothing_else(wheel):
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     kinds = {".py", ".json", ".jsonl", ".j2", ".ini", ".typed", ".txtpb"}
-    files = (path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.suffix in kinds)
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.suffix in kinds]
+    files += (ROOT / "twinvae/weights").glob("*/*")  # with their cards
     expected = {path.relative_to(ROOT).as_posix() for path in files}
     assert held == expected
     assert {PurePosixPath(name).parts[0] for name in held} == set(PACKAGES)
