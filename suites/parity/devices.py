@@ -56,6 +56,7 @@ class Told(NamedTuple):
         warned: what it said of idle devices.
         permutes, others: of the first group's program, how many permutations, and other collectives; of rows that are
             `counted`.
+        collected: collectives of the program that puts together what that gives.
         bytes: that permutations send.
         cache: bytes of the conv cache, of one device's clips.
     """
@@ -67,6 +68,7 @@ class Told(NamedTuple):
     warned: list[str]
     permutes: int
     others: dict[str, int]
+    collected: int
     bytes: int
     cache: int
 
@@ -217,6 +219,8 @@ def tell(folder: Path) -> None:
 def told_of(vae: Any, row: Row) -> dict[str, Any]:
     import jax
 
+    from twinvae.jax.mesh import deal
+
     operation, clip = row["operation"], clip_of(row)
     with warnings.catch_warnings(record=True) as caught, batched(vae, operation, together(row)):
         warnings.simplefilter("always")
@@ -230,9 +234,12 @@ def told_of(vae: Any, row: Row) -> dict[str, Any]:
         chunks = stream(vae, operation, rest, begun.cache) if len(groups) > 1 else []
         streamed = np.concatenate([head, *(np.asarray(chunk) for chunk in chunks)], axis=1)
         first = clip[:, groups[0]].shape
-        found = {}
+        found, collected = {}, {}
         if row.get("counted"):
-            found = collectives(vae.lower_step(operation, first, first=True).compile().as_text())
+            program = vae.lower_step(operation, first, first=True)
+            found = collectives(program.compile().as_text())
+            group = deal(vae.mesh, vae.config, operation, first, vae.frame_batch_size(operation), starts=True)
+            collected = collectives(_collecting(group, program.out_info[0].shape))
         with jax.enable_x64(True):
             alone, clips = vae.on(None), -(-clip.shape[0] // row["mesh"][0])
             shape = jax.ShapeDtypeStruct((clips, together(row), *clip.shape[2:]), np.float64)
@@ -246,12 +253,25 @@ def told_of(vae: Any, row: Row) -> dict[str, Any]:
         "warned": sorted({str(warning.message) for warning in caught}),
         "permutes": permutes.count if permutes else 0,
         "others": {kind: one.count for kind, one in found.items()},
+        "collected": sum(one.count for one in collected.values()),
         "bytes": permutes.bytes if permutes else 0,
         "cache": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)),
     }
 
 
 # The rows
+
+
+def _collecting(group: Any, shape: tuple[int, ...]) -> str:
+    """The compiled program that puts together what a group of frame batches gives."""
+    import jax
+
+    from twinvae.jax.mesh import result_sharding
+
+    with jax.enable_x64(True):
+        given = jax.ShapeDtypeStruct(shape, np.float64, sharding=group.sharding)
+        wanted = result_sharding(group.mesh, jax.eval_shape(group.collected, given).shape)
+        return jax.jit(group.collected, out_shardings=wanted).lower(given).compile().as_text()
 
 
 def draw() -> None:

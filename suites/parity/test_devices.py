@@ -87,14 +87,15 @@ def test_devices_send_a_halo_for_each_causal_convolution_and_sums_of_rows_alone(
 ):
     (_, time, parts), said, layers = ROWS[row]["mesh"], told[row], devices.layers_of(ROWS[row])
     values = {"permutations": said.permutes, "all-reduces": said.others.get("all-reduce", 0),
-              "other collectives": sum(said.others.values()) - said.others.get("all-reduce", 0)}  # fmt: skip
+              "other collectives": sum(said.others.values()) - said.others.get("all-reduce", 0),
+              "collectives that put together": said.collected}  # fmt: skip
     in_time = layers["causal"] * (2 if devices.short(ROWS[row]) else 1)
     limits = {
         "permutations": (time > 1) * in_time + (parts > 1) * (2 * layers["causal"] + layers["resizing"]),
         "all-reduces": (parts > 1) * 2 * layers["norm"],
         "other collectives": 0,
     }
-    bars = {name: HALOS[name]._replace(limit=limit) for name, limit in limits.items()}
+    bars = {name: HALOS[name]._replace(limit=limits.get(name)) for name in values}
     hold(record, bars, values, f"devices, {row}", operation=ROWS[row]["operation"])
 
 
