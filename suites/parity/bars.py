@@ -151,8 +151,8 @@ HALOS = because(
         "all-reduces": Bar(),
         "other collectives": Bar(0, why="A gather is a frame or a clip where two frames or a row would do."),
         "collectives that put together": Bar(
-            why="Held by its baseline. Measured: 1 in rows, 3 in time and rows, 5 in time; a remainder that is cut while "
-            "it is sharded takes 4 more."
+            why="Held by its baseline. Measured: 1 in rows, 3 in time and rows (7 where a "
+            "remainder is cut while it is sharded), 5 in time."
         ),
         "bytes over the halos": Bar(
             1.05, 1.0, unit="x", why="1 where a device receives what the conv cache of one holds, and nothing else."
