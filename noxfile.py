@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 STAMP = VENV / "installed-from"
-APART = ("memory", "speed")  # memory is asked of the TPU's compiler too; speed needs the machine to itself
+APART = ("generation", "memory", "speed")  # for both backends at once; for compilers too; with the machine to itself
 SUITES = sorted({test.parent.name for test in ROOT.glob("suites/*/test_*.py")})
 
 # Unit tests that load no model, or next to none.
@@ -110,6 +110,7 @@ def tests(session: nox.Session) -> None:
         (*quick, *numbers, "--backend", "torchax", "--report-dir", "build/reports/torchax"),
         (*quick, *pages, *numbers, "--backend", "flax"),
         ("-m", "pytest", "tests/bench"),
+        (*quick, "suites/generation", "--report-dir", "build/reports/generation"),
         ("-m", "pytest", "tests", "--ignore=tests/bench"),
         ("-m", "pytest", *memory, "--platform", "tpu-v6e-aot"),
         # How far a card reaches is left to `nox -s memory`: seeing whether its programs changed takes as long again.

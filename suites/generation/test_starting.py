@@ -22,8 +22,6 @@ from twinvae.jax.kept import keeping
 @pytest.mark.only(dtype=("float32",))
 @pytest.mark.parametrize("stage", ["denoise", "decode"])
 def test_a_second_start_takes_half_the_first(stage, dtype, staged, pipelines, record, tmp_path, pytestconfig):
-    if pytestconfig.option.one_round:
-        pytest.skip("with --one-round nothing is judged by its time")
     run, model = staged("2b", dtype), Model(pipelines("2b"))
 
     def start(folder) -> float:
@@ -44,4 +42,7 @@ def test_a_second_start_takes_half_the_first(stage, dtype, staged, pipelines, re
             first, second = start(tmp_path / "first"), start(tmp_path / "second")
     finally:
         jax.config.update("jax_disable_most_optimizations", little)
-    hold(record, STARTS, {SECOND: second / first}, f"second start, {stage}", kind="absolute")
+    bars = STARTS
+    if pytestconfig.option.one_round:  # which judges nothing by its time
+        bars = {SECOND: STARTS[SECOND]._replace(limit=None)}
+    hold(record, bars, {SECOND: second / first}, f"second start, {stage}", kind="absolute")
