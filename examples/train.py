@@ -1,6 +1,6 @@
-"""Train a VAE on a folder's videos: what `twinvae train` does, with the default recipe.
+"""Train a VAE on a folder's videos: what `twinvae train` does, which takes more options.
 
-    python -m examples.train FOLDER OUT
+    python -m examples.train FOLDER OUT [--steps N ...]
 
 Stopped and started again with the same folders, it goes on where it was. See docs/training.md.
 """
@@ -8,11 +8,11 @@ Stopped and started again with the same folders, it goes on where it was. See do
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from twinvae.bench.training import train
+from twinvae.bench.cli import main
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
-    train(clips=Path(sys.argv[1]), out=Path(sys.argv[2]), recipe="small", hold_out=None, steps=None, decoder_of=None)
+    folder, out, *options = sys.argv[1:]
+    sys.exit(main(["train", "--clips", folder, "--out", out, *options]))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jax.sharding import Mesh, NamedSharding, Sharding, SingleDeviceSharding
 
-from twinvae.arrays import checked_dtype
+from twinvae.arrays import checked_dtype, to_numpy
 from twinvae.checkpoint import CONFIG_FILE, stored_tensors
 from twinvae.jax.tokens import weight_spec
 from twinvae.tensors import Described, check_tensors
@@ -65,16 +65,11 @@ class ModuleTensor:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.shape = tuple(tensor.shape)
-        self.dtype = np.dtype(checked_dtype("bfloat16") if tensor.dtype == torch.bfloat16 else _kind(tensor.dtype))
-        self._tensor = tensor.detach()
+        self.dtype = to_numpy(torch.empty(0, dtype=tensor.dtype)).dtype
+        self._tensor = tensor
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        part = self._tensor[index].cpu()
-        return part.float().numpy() if part.dtype == torch.bfloat16 else part.numpy()
-
-
-def _kind(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+        return to_numpy(self._tensor[index])
 
 
 def tensors_of(source: str | Path | torch.nn.Module, weights_file: str) -> Mapping[str, Any]:

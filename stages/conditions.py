@@ -29,7 +29,6 @@ class Condition(NamedTuple):
     inputs: dict[str, str] = {}  # noqa: RUF012
     pixels: Any = None
     model: Model | None = None
-    backend: str = "flax"
     latents: int = 0
 
     def draw(self, generator: torch.Generator, dtype: str) -> np.ndarray | None:
@@ -39,7 +38,7 @@ class Condition(NamedTuple):
         """
         if self.kind is None or self.model is None:
             return None
-        vae = twinvae.load(self.backend, weights=str(self.model.folder), subfolder="vae", dtype=dtype)
+        vae = twinvae.load("flax", weights=str(self.model.folder), subfolder="vae", dtype=dtype)
         posterior = vae.encode(self.pixels)
         mean, std = (np.asarray(x, np.float64 if dtype == "float64" else np.float32)
                      for x in (posterior.mean, posterior.std))  # fmt: skip
@@ -55,9 +54,7 @@ class Condition(NamedTuple):
         return np.concatenate([latents, rest], axis=1)
 
 
-def condition_of(
-    model: Model, image: Path | None, video: Path | None, sizes: Sizes, backend: str, dtype: str | None
-) -> Condition:
+def condition_of(model: Model, image: Path | None, video: Path | None, sizes: Sizes) -> Condition:
     """Read what denoising starts with.
 
     Raises:
@@ -79,7 +76,7 @@ def condition_of(
     frames = _image(image) if image else _frames(video, sizes.frames)  # type: ignore[arg-type]
     return Condition(
         "image" if image else "video", model.digests("vae"), {"image" if image else "video": digest_of_files([given])},
-        _fitted(frames, sizes), model, backend, padded_latents(model, sizes.frames),
+        _fitted(frames, sizes), model, padded_latents(model, sizes.frames),
     )  # fmt: skip
 
 

@@ -49,7 +49,6 @@ class Settings(NamedTuple):
     image: Path | None = None
     video: Path | None = None
     strength: float = 0.8
-    backend: str = "flax"
 
 
 def denoise(
@@ -72,7 +71,7 @@ def denoise(
     texts, made = read(folder / TEXT, "text")
     check_model(made, model, folder / TEXT)
     sizes = check_sizes(model, settings.frames, settings.height, settings.width, bool(settings.video))
-    condition = condition_of(model, settings.image, settings.video, sizes, settings.backend, settings.dtype)
+    condition = condition_of(model, settings.image, settings.video, sizes)
     scheduler = _scheduler(model, settings.scheduler)
     strength = settings.strength if settings.video else 1.0
     if settings.noise not in ("torch", "jax"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -61,7 +62,7 @@ class Checkpoints:
             return None
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_tree(like))
         found = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        return jax.tree.unflatten(jax.tree.structure(like), [found[key] for key in _as_tree(like)])
+        return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(found[key]) for key in _as_tree(like)])
 
     def close(self) -> None:
         self._manager.close()

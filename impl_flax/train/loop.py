@@ -47,6 +47,7 @@ def train(
         save_every: seconds between checkpoints.
         say: is told each line of the log.
     Raises:
+        KeyboardInterrupt: when it is interrupted; what was done by then is kept.
         ValueError: clips that are too few, too short or too small, or a folder of another recipe.
         FloatingPointError: the loss of a step is no number; the last checkpoint is of before.
         OSError: a checkpoint cannot be written; the last one is good.
@@ -75,10 +76,17 @@ def _run(
     if state is None:
         state = begin(recipe, first_weights(recipe, clips) if first is None else first)
     run, begun, saved, started = make_step(recipe, mesh), int(state.step), monotonic(), monotonic()
+    kept, numbers = begun, {}
     for number in range(begun, recipe.steps):
-        video = jnp.asarray(crops(clips, recipe.stage_of(number), recipe.seed, number))
-        state, numbers = run(state, video)
-        value = float(numbers["loss"])
+        try:
+            video = jnp.asarray(crops(clips, recipe.stage_of(number), recipe.seed, number))
+            state, numbers = run(state, video)
+            value = float(numbers["loss"])
+        except KeyboardInterrupt:
+            # A step that was stopped may have taken its state's place; one that was done is as good as any.
+            if not state.step.is_deleted() and int(state.step) != kept and math.isfinite(float(numbers["loss"])):
+                checkpoints.save(state)
+            raise
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"the loss of step {number + 1} is {value}: stopped; the last checkpoint in {folder} is of before it. "
@@ -94,7 +102,7 @@ def _run(
             say(line)
         if monotonic() - saved >= save_every or done == recipe.steps:
             checkpoints.save(state)
-            saved = monotonic()
+            saved, kept = monotonic(), done
     return state
 
 

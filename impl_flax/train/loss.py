@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 from impl_flax.autoencoder import AutoencoderKLCogVideoX
 from impl_flax.train.recipes import Recipe
 from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER, frame_batches
+from twinvae.posterior import LOGVAR_RANGE
 
 Video = Float[Array, "b t h w c"]
-LOG_VARIANCES = -30.0, 20.0  # what diffusers clips them to
 
 
 def in_frame_batches(run: Callable[..., Any], frames: Array, together: int) -> Array:
@@ -29,7 +29,7 @@ def in_frame_batches(run: Callable[..., Any], frames: Array, together: int) -> A
 def encode(model: AutoencoderKLCogVideoX, video: Video) -> tuple[Array, Array]:
     """Mean and log variance of the posterior."""
     mean, log_variance = jnp.split(in_frame_batches(model.encode, video, ENCODED_TOGETHER), 2, axis=-1)
-    return mean, jnp.clip(log_variance, *LOG_VARIANCES)
+    return mean, jnp.clip(log_variance, *LOGVAR_RANGE)
 
 
 def decode(model: AutoencoderKLCogVideoX, latents: Array) -> Video:

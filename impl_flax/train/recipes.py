@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from twinvae.config import VAEConfig, preset_config
+from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER, round_trip
 
 Count = Annotated[int, Field(ge=1)]
 Part = Literal["all", "decoder"]
@@ -69,6 +70,12 @@ class Recipe(BaseModel):
         for stage in self.stages:
             if stage.height % cells or stage.width % cells:
                 raise ValueError(f"crops of {stage.height}x{stage.width}: each side must be a multiple of {cells}")
+            trip = round_trip(stage.frames, ENCODED_TOGETHER, DECODED_TOGETHER, self.config.temporal_levels)
+            if trip.back != stage.frames:
+                raise ValueError(
+                    f"clips of {stage.frames} frames come back as {trip.back}: a step needs as many as it is given; "
+                    f"take {trip.below} or {trip.above}"
+                )
             if stage.clips % self.accumulate:
                 raise ValueError(f"{stage.clips} clips cannot be put through in {self.accumulate} parts of equal size")
         if self.config.in_channels != 3 or self.config.out_channels != 3:

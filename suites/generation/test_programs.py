@@ -7,7 +7,7 @@ answers in `baselines/tpu-v6e-aot/generation.jsonl`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import pytest
@@ -22,23 +22,17 @@ from twinvae.bench.aot.tpu_compiler import Outcome, compiled_program
 from twinvae.bench.collectives import collectives
 from twinvae.jax.attention import products
 from twinvae.jax.compiling import compiler_options
-from twinvae.jax.kept import keeping
 
 CHIP = "v6e"
 HOW = f"pytest suites/generation --aot {CHIP}"
 IN_A_BLOCK = 2  # loops, of steps and of blocks
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.fixture(autouse=True)
 def _effort() -> None:
     """Programs are compiled as users have them, with all effort (see the suites' fixture of the same name)."""
-
-
-@pytest.fixture(autouse=True)
-def _kept_programs() -> Iterator[None]:
-    """What compiling takes is measured here (see the instrument's fixture of the same name)."""
-    with keeping(None):
-        yield
 
 
 def asked(options):

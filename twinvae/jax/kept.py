@@ -16,9 +16,13 @@ from jax.experimental.compilation_cache import compilation_cache
 SECONDS = 0.0  # even op by op, looking a program up takes less than compiling it
 
 
+def user_cache() -> Path:
+    """Ours in the user's cache folder, as the XDG base directories have it."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twinvae"
+
+
 def default_folder() -> Path:
-    """The user's cache folder, as the XDG base directories have it."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twinvae" / "programs"
+    return user_cache() / "programs"
 
 
 def machine() -> str:

@@ -13,16 +13,16 @@ import pytest
 from impl_flax.train import loop
 from impl_flax.train.clips import crops, divide
 from impl_flax.train.recipes import Recipe, Stage
-from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
+from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig, preset_config
 from twinvae.seeded import seeded_tensors
 
 CONFIG = VAEConfig(
     block_out_channels=(4, 4), down_block_types=(DOWN_BLOCK,) * 2, up_block_types=(UP_BLOCK,) * 2, latent_channels=2,
     layers_per_block=1, norm_num_groups=2,
 )  # fmt: skip
-STAGE = Stage(steps=4, clips=1, frames=5, height=4, width=4)
+STAGE = Stage(steps=4, clips=1, frames=9, height=4, width=4)
 RECIPE = Recipe(config=CONFIG, stages=(STAGE,), warmup=0)
-CLIPS = {"noise": np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), np.uint8)}
+CLIPS = {"noise": np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)}
 FIRST = seeded_tensors(CONFIG, 0)
 
 
@@ -71,6 +71,33 @@ def test_killed_after_any_step_it_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert np.isfinite(lines[0]["loss"])
 
 
+@pytest.mark.parametrize(("loss", "kept"), [(0.5, ["3"]), (np.nan, [])])
+def test_stopped_between_two_checkpoints_it_keeps_what_was_done_if_it_was_good(loss, kept, tmp_path, monkeypatch):
+    make_step = loop.make_step
+
+    class Waited(float):
+        def __float__(self):  # where a person's Ctrl-C finds it: waiting for the device
+            if not stopped:
+                stopped.append(True)
+                raise KeyboardInterrupt
+            return float.__float__(self)
+
+    def stopping(recipe, mesh):
+        step = make_step(recipe, mesh)
+
+        def stop(state, video):
+            state, numbers = step(state, video)
+            return state, numbers | {"loss": Waited(loss)} if int(state.step) == 3 else numbers
+
+        return stop
+
+    stopped: list[bool] = []
+    monkeypatch.setattr(loop, "make_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(RECIPE, CLIPS, tmp_path, first=FIRST, save_every=1e9)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == kept
+
+
 def test_nan_stops_it_names_the_step_and_keeps_the_last_good_one(tmp_path, monkeypatch):
     make_step = loop.make_step
 
@@ -115,7 +142,7 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("clips", "said"),
     [({}, "no clip"), ({"brief": CLIPS["noise"][:4]}, "clip brief: 4 frames of 8x8"),
-     ({"thin": CLIPS["noise"][:, :2]}, "clip thin: 9 frames of 2x8")],
+     ({"thin": CLIPS["noise"][:, :2]}, "clip thin: 12 frames of 2x8")],
 )  # fmt: skip
 def test_clips_that_are_too_short_or_too_small_are_named(tmp_path, clips, said):
     with pytest.raises(ValueError, match=said):
@@ -132,5 +159,10 @@ def test_the_last_third_and_one_clip_whole_are_held_out():
 def test_a_steps_crops_depend_on_its_number_alone():
     one, again = (crops(CLIPS, STAGE, 0, 5) for _ in range(2))
     assert (one == again).all()
-    assert one.shape == (1, 5, 4, 4, 3)
+    assert one.shape == (1, 9, 4, 4, 3)
     assert (one != crops(CLIPS, STAGE, 0, 6)).any()
+
+
+def test_clips_that_would_not_come_back_as_long_are_refused_by_the_recipe():
+    with pytest.raises(ValueError, match=r"clips of 5 frames come back as 8: .*; take 1 or 8"):
+        Recipe(config=preset_config("tiny"), stages=(Stage(steps=1, frames=5),))

@@ -13,6 +13,7 @@ from impl_flax.params import to_torch_layout
 from impl_flax.train.recipes import Recipe, Stage
 from impl_flax.train.step import Structure, begin, noise_of, pure_step
 from twinvae import arrays
+from twinvae.bench.effort import little_effort
 from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
 from twinvae.seeded import seeded_tensors
 
@@ -31,7 +32,7 @@ def clips() -> np.ndarray:
 
 def after(recipe: Recipe, steps: int = STEPS):
     """The state after each step, and the last one's numbers."""
-    with arrays.dtype_scope(np.dtype(np.float64)):
+    with little_effort(), arrays.dtype_scope(np.dtype(np.float64)):
         state, numbers, run = begin(recipe, seeded_tensors(CONFIG, 0)), {}, jax.jit(pure_step(recipe))
         states = [state]
         for _ in range(steps):

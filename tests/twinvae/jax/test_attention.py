@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from unittest import mock
 
 import jax
@@ -159,9 +160,24 @@ def test_blocks_are_whole_tiles_and_no_larger_than_there_are_tokens(dtype):
         assert blocks.keys < tokens + blocks.together
 
 
-def test_the_kernel_computes_whole_tiles_alone():
-    assert products(256, 384) == 256 * 384
-    assert products(257, 1) == 384 * 128
+@pytest.mark.parametrize(("queries", "keys"), [(256, 384), (257, 1), (300, 700)])
+def test_the_kernel_computes_whole_tiles_alone(queries, keys):
+    """Counted while it runs, step by step, in blocks that none of these sizes fills."""
+    done, product = [], jax.lax.dot_general
+
+    def counting(lhs, rhs, contracted, **how):
+        out = product(lhs, rhs, contracted, **how)
+        if contracted[0] == ((0,), (0,)):  # of keys and queries
+            jax.debug.callback(lambda: done.append(out.size))
+        return out
+
+    q, k = (jnp.ones((1, 1, tokens, 16)) for tokens in (queries, keys))
+    with mock.patch.object(jax.lax, "dot_general", counting):
+        flash.__wrapped__(q, k, k, blocks=Blocks(256, 512, 256), interpret=True).block_until_ready()
+    jax.effects_barrier()
+    assert sum(done) == products(queries, keys)
+    tiles = ceil(queries / LANES) * ceil(keys / LANES)
+    assert sum(done) == tiles * LANES**2
 
 
 if __name__ == "__main__":

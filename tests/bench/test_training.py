@@ -1,0 +1,74 @@
+"""`twinvae train`, from a folder of videos to a VAE that diffusers reads, and what it says of what it cannot use."""
+
+from __future__ import annotations
+
+import runpy
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX
+
+import twinvae
+from impl_flax.train.recipes import Recipe, Stage
+from stages.video import write_video
+from twinvae.bench import training
+from twinvae.bench.cli import main
+from twinvae.bench.effort import little_effort
+from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
+
+CONFIG = VAEConfig(
+    block_out_channels=(4, 4, 4, 4), down_block_types=(DOWN_BLOCK,) * 4, up_block_types=(UP_BLOCK,) * 4,
+    latent_channels=2, layers_per_block=1, norm_num_groups=2,
+)  # fmt: skip
+RECIPE = Recipe(config=CONFIG, stages=(Stage(steps=2, clips=1, frames=9, height=16, width=16),), compute="bfloat16")
+
+
+@pytest.fixture
+def clips(tmp_path, monkeypatch):
+    """A folder with a clip, one that is too short, and a file that is none; all frames are made small."""
+    monkeypatch.setattr(training, "SIZE", (16, 24))
+    folder = tmp_path / "clips"
+    noise = np.random.default_rng(0).integers(0, 256, (60, 32, 48, 3), np.uint8)
+    write_video(folder / "noise.mp4", [noise], 8)
+    write_video(folder / "brief.mp4", [noise[:5]], 8)
+    (folder / "words.txt").write_text("no video")
+    return folder
+
+
+def test_a_folder_of_videos_becomes_a_vae_and_the_same_command_goes_on(clips, tmp_path, capsys, monkeypatch):
+    recipe, out = tmp_path / "recipe.json", tmp_path / "vae"
+    recipe.write_text(RECIPE.model_dump_json())
+    command = ["train", "--clips", str(clips), "--recipe", str(recipe), "--out", str(out)]
+    with little_effort():
+        assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "left out: brief, of whose 5 frames 4 are trained on, and a step takes 9" in said
+    assert "words.txt" in said
+    weights = out / "diffusion_pytorch_model.safetensors"
+    first, written = weights.read_bytes(), weights.stat().st_mtime_ns
+    video = np.random.default_rng(1).uniform(-1, 1, (1, 5, 16, 16, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = AutoencoderKLCogVideoX.from_pretrained(out).encode(torch.tensor(video).permute(0, 4, 1, 2, 3))
+    ours = twinvae.load("flax", weights=out).encode(video)
+    np.testing.assert_allclose(ours.mode(), theirs.latent_dist.mode().permute(0, 2, 3, 4, 1), atol=1e-4)
+    card = (out / "README.md").read_text()
+    assert "| noise |" in card
+    assert "Steps: 2" in card
+    monkeypatch.setattr("sys.argv", ["train", str(clips), str(out), "--recipe", str(recipe)])
+    with little_effort(), pytest.raises(SystemExit) as ended:
+        runpy.run_module("examples.train", run_name="__main__")  # the same command, which finds all steps done
+    assert not ended.value.code
+    assert weights.stat().st_mtime_ns > written
+    assert weights.read_bytes() == first
+
+
+@pytest.mark.parametrize("arguments", [("--clips", "nowhere"), ("--recipe", "nothing"), ("--hold-out", "nobody")])
+def test_what_it_cannot_use_is_said_in_a_line(arguments, clips, capsys):
+    assert main(["train", "--clips", str(clips), *arguments]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(" ".join(arguments))
+
+
+def test_a_folder_without_videos_is_said(tmp_path, capsys):
+    assert main(["train", "--clips", str(tmp_path)]) == 2
+    assert "holds no video that ffmpeg can read" in capsys.readouterr().err
