@@ -25,7 +25,9 @@ def meshes(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
         for v in (v for v in of_steps if v.key.metric == metric):
             place = len(cases) - cases.index(v.key.case)
             ax.barh(place, v.value, color=ALARM if v.failing else COLOURS[0], alpha=0.85, height=0.7)
-            ax.annotate(f" {v.value:.3g}", (v.value, place), va="center", fontsize=7.5)
+            behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # a limit may be where the number is
+            ax.annotate(f"{v.value:.3g}", (v.value, place), (4, 0), textcoords="offset points", va="center", fontsize=7.5,
+                        bbox=behind)  # fmt: skip
             if v.record.limit:
                 ax.plot([v.record.limit] * 2, [place - 0.45, place + 0.45], color=INK, linewidth=2)
         ax.set_xlabel(label)
