@@ -26,8 +26,15 @@ def meshes(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
             place = len(cases) - cases.index(v.key.case)
             ax.barh(place, v.value, color=ALARM if v.failing else COLOURS[0], alpha=0.85, height=0.7)
             behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # a limit may be where the number is
-            ax.annotate(f"{v.value:.3g}", (v.value, place), (4, 0), textcoords="offset points", va="center", fontsize=7.5,
-                        bbox=behind)  # fmt: skip
+            ax.annotate(
+                f"{v.value:.3g}",
+                (v.value, place),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7.5,
+                bbox=behind,
+            )
             if v.record.limit:
                 ax.plot([v.record.limit] * 2, [place - 0.45, place + 0.45], color=INK, linewidth=2)
         ax.set_xlabel(label)
