@@ -111,6 +111,7 @@ def tests(session: nox.Session) -> None:
         (*quick, *pages, *numbers, "--backend", "flax"),
         ("-m", "pytest", "tests/bench"),
         (*quick, "suites/generation", "--report-dir", "build/reports/generation"),
+        ("-m", "pytest", "suites/generation", "--platform", "tpu-v6e-aot", "--report-dir", "build/reports/programs"),
         ("-m", "pytest", "tests", "--ignore=tests/bench"),
         ("-m", "pytest", *memory, "--platform", "tpu-v6e-aot"),
         # How far a card reaches is left to `nox -s memory`: seeing whether its programs changed takes as long again.
