@@ -30,6 +30,7 @@ QUICK_TESTS = (
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "none"
+EXTRAS = "dev,tpu-aot,gpu-aot,cudnn"
 nox.options.sessions = ["lint", "tests"]
 
 
@@ -40,7 +41,9 @@ def python(session: nox.Session, *arguments: str) -> None:
         session.log("installing the pinned environment into .venv (2.3 GB, a minute or two, once)")
         session.run(sys.executable, "-m", "venv", str(VENV), external=True)
         pip = (str(BIN / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        session.run(*pip, "--constraint", "constraints.txt", "--editable", ".[dev,tpu-aot,gpu-aot]", external=True)
+        session.run(
+            *pip, "--constraint", "constraints.txt", "--editable", ".[dev,tpu-aot,gpu-aot,cudnn]", external=True
+        )
         STAMP.write_text(wanted.hexdigest())
     session.run(str(BIN / "python"), *arguments, external=True)
 
@@ -112,6 +115,7 @@ def tests(session: nox.Session) -> None:
         ("-m", "pytest", "tests/bench"),
         (*quick, "suites/generation", "--report-dir", "build/reports/generation"),
         ("-m", "pytest", "suites/generation", "--platform", "tpu-v6e-aot", "--report-dir", "build/reports/programs"),
+        ("-m", "pytest", "suites/generation", "--platform", "gpu-h100-aot", "--report-dir", "build/reports/cards"),
         ("-m", "pytest", "tests", "--ignore=tests/bench"),
         ("-m", "pytest", *memory, "--platform", "tpu-v6e-aot"),
         # How far a card reaches is left to `nox -s memory`: seeing whether its programs changed takes as long again.

@@ -14,8 +14,8 @@ import torch
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from impl_torchax.environment import call
-from impl_torchax.weights import Weight, check, place, read_config, tensors_of
+from impl_torchax.environment import call, on_tensors
+from impl_torchax.weights import check, place, read_config, stacked, tensors_of
 from twinvae.arrays import checked_dtype, dtype_scope
 from twinvae.jax.compiling import compiler_options
 from twinvae.jax.tokens import checked_token_mesh, on_all
@@ -23,6 +23,10 @@ from twinvae.jax.tokens import checked_token_mesh, on_all
 CLASS = "T5EncoderModel"
 WEIGHTS_FILE = "model.safetensors"
 MAX_TOKENS = 226  # of every CogVideoX
+BLOCKS = "encoder.block."
+BIAS = "0.layer.0.SelfAttention.relative_attention_bias.weight"  # of the first block alone, and for all of them
+
+Params = dict[str, jax.Array]
 
 
 def load_text_encoder(
@@ -46,15 +50,44 @@ def load_text_encoder(
     fields = source.config.to_dict() if module else read_config(source, CLASS)  # type: ignore[arg-type, union-attr]
     with torch.device("meta"):
         network = T5EncoderModel(T5Config.from_dict(fields)).eval()
-    weights = {name: Weight((name,), tuple(each.shape), False) for name, each in network.named_parameters()}
+    own = dict(network.named_parameters())
     tensors = dict(tensors_of(source, WEIGHTS_FILE))
     for name, parameter in network.named_parameters(remove_duplicate=False):
-        if name not in weights and name in tensors:  # a tied one, which files hold by either name, or by both
-            stored, own = tensors.pop(name), next(own for own in weights if network.get_parameter(own) is parameter)
-            tensors.setdefault(own, stored)
+        if name not in own and name in tensors:  # a tied one, which files hold by either name, or by both
+            stored, first = tensors.pop(name), next(first for first, one in own.items() if one is parameter)
+            tensors.setdefault(first, stored)
+    weights = stacked({name: tuple(parameter.shape) for name, parameter in own.items()}, BLOCKS, alone=(BIAS,))
     check(weights, tensors, f"the config of this {CLASS}")
+    network.encoder.block = torch.nn.ModuleList([Blocks(network.encoder.block[0], network.config)])
     with dtype_scope(checked_dtype(dtype)):
         return TextEncoder(network, place(weights, tensors, dtype, mesh), dtype, mesh)
+
+
+class Blocks(torch.nn.Module):
+    """All blocks in the place of the first: one scan over their stacked weights."""
+
+    def __init__(self, first: Any, config: Any) -> None:
+        from transformers.models.t5.modeling_t5 import T5Block
+
+        super().__init__()
+        attention = first.layer[0].SelfAttention
+        self.bias = attention.relative_attention_bias  # the very module that `compute_bias` reads
+        with torch.device("meta"):
+            block = T5Block(config).eval()  # as all but the first, which alone has such a table
+        self._inner = (attention, block)  # no submodules: their weights come with the call
+
+    def forward(self, hidden_states: Any, *_: Any, blocks: Any, **__: Any) -> tuple[Any, Any, None]:
+        attention, block = self._inner
+        length = hidden_states.shape[1]
+        bias = attention.compute_bias(length, length, device=hidden_states.device)
+
+        def scanned(hidden: Array, bias: Array, weights: Params) -> Array:
+            def step(hidden: Array, layer: Params) -> tuple[Array, None]:
+                return call(block, layer, hidden, position_bias=bias)[0], None
+
+            return jax.lax.scan(step, hidden, weights)[0]
+
+        return on_tensors(scanned, hidden_states, bias, blocks), bias, None
 
 
 class TextEncoder:
@@ -62,19 +95,23 @@ class TextEncoder:
 
     Attributes:
         config: transformers' fields.
-        params: weights by transformers' names.
+        encode: compiled, a function of params and of tokens.
+        params: weights by transformers' names; those of all blocks are stacked, and named without the block's number.
     """
 
     def __init__(self, network: Any, params: Mapping[str, jax.Array], dtype: str, mesh: Mesh | None) -> None:
         self.params, self.dtype, self.mesh = dict(params), dtype, mesh
         self.config: dict[str, Any] = network.config.to_dict()
 
-        def encode(params: dict[str, jax.Array], tokens: Int[Array, "b n"]) -> Float[Array, "b n c"]:
+        def encode(params: Params, tokens: Int[Array, "b n"]) -> Float[Array, "b n c"]:
+            outside = {name: array for name, array in params.items() if not name.startswith(BLOCKS)}
+            blocks = {name.removeprefix(BLOCKS): array for name, array in params.items() if name.startswith(BLOCKS)}
+            outside["encoder.block.0.bias.weight"] = blocks.pop(BIAS)
             with warnings.catch_warnings():  # transformers asks for int64, which is int32 where 64 bits are off
                 warnings.filterwarnings("ignore", "Explicitly requested dtype int64")
-                return call(network, params, tokens, return_dict=False)[0]
+                return call(network, outside, tokens, return_dict=False, blocks=blocks)[0]
 
-        self._encode = jax.jit(
+        self.encode = jax.jit(
             encode,
             compiler_options=compiler_options(dtype=dtype),
             out_shardings=None if mesh is None else on_all(mesh),
@@ -94,7 +131,7 @@ class TextEncoder:
             )
         with dtype_scope(checked_dtype(self.dtype)):
             placed = jnp.asarray(tokens, jnp.int32)
-            return self._encode(self.params, placed if self.mesh is None else jax.device_put(placed, on_all(self.mesh)))
+            return self.encode(self.params, placed if self.mesh is None else jax.device_put(placed, on_all(self.mesh)))
 
 
 def tokenize(folder: str | Path, prompts: str | Sequence[str], max_length: int = MAX_TOKENS) -> np.ndarray:

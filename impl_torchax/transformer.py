@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from impl_torchax.environment import call, on_tensors
 from impl_torchax.modules import without_weights
-from impl_torchax.weights import Weight, check, place, read_config, tensors_of
+from impl_torchax.weights import check, place, read_config, stacked, tensors_of
 from twinvae.arrays import checked_dtype, dtype_scope
 from twinvae.checkpoint import WEIGHTS_FILE
 from twinvae.jax.compiling import compiler_options
@@ -141,7 +141,7 @@ class Network:
         self.mesh = None if mesh is None else checked_token_mesh(mesh)
         module: Any = without_weights(CogVideoXTransformer3DModel, dict(config))
         self.config = {name: value for name, value in module.config.items() if not name.startswith("_")}
-        self.weights = _weights(module)
+        self.weights = stacked({name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}, BLOCKS)
         # Made on the host: XLA's exp in float32 differs in the last bit, of which a timestep of 500 makes 1.4e-5.
         module.time_proj = torch.nn.Identity()
         self._offset = None
@@ -332,20 +332,6 @@ def _processor(block: Any, attention: JointAttention) -> Iterator[None]:
 
 def _call(predict: Any, *args: Any) -> Any:
     return predict(*args)
-
-
-def _weights(module: torch.nn.Module) -> dict[str, Weight]:
-    """The weights of a module with all its blocks."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found: dict[str, Weight] = {}
-    for name, shape in shapes.items():
-        if not name.startswith(BLOCKS):
-            found[name] = Weight((name,), shape, False)
-            continue
-        number, rest = name.removeprefix(BLOCKS).split(".", 1)
-        names = (*(found[BLOCKS + rest].names if int(number) else ()), name)
-        found[BLOCKS + rest] = Weight(names, (len(names), *shape), True)
-    return found
 
 
 def _sinusoids(config: Mapping[str, Any], width: int, timesteps: Any) -> np.ndarray:

@@ -37,6 +37,25 @@ class Weight(NamedTuple):
         return NamedSharding(mesh, weight_spec(mesh, self.shape, self.stacked))
 
 
+def stacked(shapes: Mapping[str, tuple[int, ...]], blocks: str, alone: Sequence[str] = ()) -> dict[str, Weight]:
+    """A model's weights: those of all its blocks are stacked, and named without the block's number.
+
+    Args:
+        shapes: of each tensor, blocks in their order.
+        blocks: what the names of blocks' tensors begin with, before the number.
+        alone: the rest of the names of tensors that one block has, and no other.
+    """
+    found: dict[str, Weight] = {}
+    for name, shape in shapes.items():
+        number, _, rest = name.removeprefix(blocks).partition(".")
+        if not name.startswith(blocks) or name.removeprefix(blocks) in alone:
+            found[name] = Weight((name,), shape, False)
+        else:
+            names = (*(found[blocks + rest].names if int(number) else ()), name)
+            found[blocks + rest] = Weight(names, (len(names), *shape), True)
+    return found
+
+
 def read_config(folder: str | Path, class_name: str) -> dict[str, Any]:
     """The fields of a local folder's config.json.
 

@@ -19,6 +19,13 @@ LATENTS = {
         max_abs=Bar(5e-5, ROUNDING, 1e-5),
     ),
 }
+IN_BFLOAT16 = because(
+    "Three pipelines' latents after 4 steps, all together, over the error of diffusers' own in bfloat16, both against "
+    "float64 from the same noise: 0.89 to 1.09 of four seeds, 0.86 to 1.11 of one pipeline. A rounding more, of "
+    "guidance, logits or positions, is less than that chance (0.92 to 1.05), and seen where the transformer is held "
+    "alone; this is there for what is lost between the parts, such as noise drawn in another dtype (15).",
+    mae_vs_torch=Bar(1.25, 1.2, 1.0, unit="x"),
+)
 FRAMES = because(
     "From a prompt to frames in [0, 1], after 4 steps and a decode in float32: up to 4.2e-6. An 8-bit step is 3.9e-3; "
     "latents scaled twice or not at all, or dropped at the wrong end, give another video.",
@@ -54,6 +61,7 @@ STARTS = because(
 
 BARS = (
     *(Held(f"latents, {dtype}", bars, {"case": "latents, .*", "dtype": dtype}) for dtype, bars in LATENTS.items()),
+    Held("latents, bfloat16", IN_BFLOAT16, {"case": "latents, all together"}),
     Held("frames", FRAMES, {"case": "video, .*"}),
     Held("video files", FILES, {"case": "file, .*"}),
     Held("killed and gone on", SAME_BITS, {"case": "resumed.*"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXPipeline
+from diffusers.pipelines.cogvideo import pipeline_cogvideox
+from diffusers.schedulers import scheduling_dpm_cogvideox
+from diffusers.utils.torch_utils import randn_tensor
 
 from stages.denoise import Settings, denoise
 from stages.files import read
@@ -64,18 +68,30 @@ def staged(pipelines, once, tmp_path_factory) -> Callable[[str, str], Path]:
 
 
 @pytest.fixture
-def of_diffusers(pipelines, once) -> Callable[[str, str, str], np.ndarray]:
-    """`of_diffusers(kind, dtype, output)`: what its own pipeline gives, "latent" or "np"."""
+def of_diffusers(pipelines, once, monkeypatch) -> Callable[..., np.ndarray]:
+    """`of_diffusers(kind, dtype, output)`: what its own pipeline gives, "latent" or "np".
 
-    def run(kind: str, dtype: str, output: str) -> np.ndarray:
+    Noise is drawn in `drawn`: None is the pipeline's dtype, as diffusers has it. Draws of other dtypes are others.
+    """
+
+    def run(kind: str, dtype: str, output: str, drawn: str | None = None) -> np.ndarray:
         def make() -> np.ndarray:
             pipe = read_pipeline(pipelines(kind), CogVideoXPipeline, dtype)
             generator = torch.Generator().manual_seed(SEED)
-            return np.asarray(pipe(**CALL, num_frames=FRAMES, output_type=output, generator=generator).frames)
+            with monkeypatch.context() as patch:
+                if drawn:
+                    for module in (pipeline_cogvideox, scheduling_dpm_cogvideox):
+                        patch.setattr(module, "randn_tensor", partial(_drawn_in, getattr(torch, drawn)))
+                frames = pipe(**CALL, num_frames=FRAMES, output_type=output, generator=generator).frames
+            return frames.to(torch.promote_types(frames.dtype, torch.float32)).numpy() if output == "latent" else frames
 
-        return once((__name__, "diffusers", kind, dtype, output), make)
+        return once((__name__, "diffusers", kind, dtype, output, drawn), make)
 
     return run
+
+
+def _drawn_in(drawn: torch.dtype, shape: Any, *, dtype: torch.dtype, **given: Any) -> torch.Tensor:
+    return randn_tensor(shape, dtype=drawn, **given).to(dtype)
 
 
 def latents_in(folder: Path) -> np.ndarray:

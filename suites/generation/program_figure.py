@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from suites.generation.cases import STEP
 from suites.generation.program_bars import PEAK, SENT
+from twinvae.bench.aot.compilers import chip_of
 from twinvae.bench.drawing import ALARM, COLOURS, INK, Picture, svg
 from twinvae.bench.records import RunData
 from twinvae.bench.verdicts import Verdict
@@ -42,7 +43,8 @@ def meshes(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
         ax.grid(True, axis="x", linewidth=0.6)
     panels[0].set_yticks(range(len(cases), 0, -1), [case.removeprefix(f"{STEP}, ") for case in cases], fontsize=7.5)
     caption = (
-        "CogVideoX1.5-5B, a step with guidance of 81 frames at 768x1360 in bfloat16, by the v6e's compiler: memory of "
+        "CogVideoX1.5-5B, a step with guidance of 81 frames at 768x1360 in bfloat16, by the compiler for "
+        f"{chip_of(data.run.platform)}: memory of "
         "a chip and bytes that it is sent in each of 42 blocks. The lines are limits."
     )
     yield Picture(f"{data.run.suite}-meshes.svg", svg(figure), caption)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,8 +29,10 @@ from suites.generation.cases import (
     TOKENS,
     WIDTH,
 )  # fmt: skip
-from twinvae.bench.aot.tpu_compiler import devices
-from twinvae.jax.attention import flash
+from twinvae.bench.aot import cuda
+from twinvae.bench.aot.compilers import devices_of, missing
+from twinvae.jax.attention import flash, fused
+from twinvae.jax.chips import CHIPS
 from twinvae.jax.compiling import compiler_options, tracing_for
 from twinvae.jax.tokens import make_token_mesh
 
@@ -39,33 +41,44 @@ class Case(NamedTuple):
     """A program.
 
     Args:
-        topology: what it is compiled for.
-        lower: makes it.
+        devices: that it takes.
+        lower: makes it, for a kind of chip and its devices.
     """
 
-    topology: str
-    lower: Callable[[str], jax.stages.Lowered]
+    devices: int
+    lower: Callable[[str, Sequence[Any]], jax.stages.Lowered]
+
+    def lowered_for(self, chip: str) -> tuple[str, jax.stages.Lowered]:
+        """What it is compiled for, in short, and the program."""
+        found, compiled_for = devices_of(chip, self.devices)
+        return compiled_for, self.lower(CHIPS[chip].kind, found)
+
+
+def missing_for(chip: str) -> str:
+    """Why programs of attention are not compiled for a chip here, and the line that mends it; empty where they are."""
+    return cuda.missing() or cuda.missing_attention() if CHIPS[chip].kind == "gpu" else missing(chip)
 
 
 @contextmanager
-def tracing_for_tpu() -> Iterator[None]:
-    """Programs for a TPU that are told apart by what they compute: a kernel's text holds the lines of its source."""
+def tracing(kind: str) -> Iterator[None]:
+    """Programs that are told apart by what they compute: a TPU kernel's text holds the lines of its source."""
     before = jax.config.values["jax_traceback_in_locations_limit"]
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
-        with tracing_for("tpu"):
+        with tracing_for(kind):
             yield
     finally:
         jax.config.update("jax_traceback_in_locations_limit", before)
 
 
-def step(topology: str, mesh: tuple[int, int, int] | None = None, layers: int = LAYERS) -> Case:
+def step(mesh: tuple[int, int, int] | None = None, layers: int = LAYERS) -> Case:
     """Denoising with guidance, on one chip or on a mesh."""
-    return Case(topology, partial(_lowered_step, mesh=mesh, layers=layers))
+    return Case(8 if mesh else 1, partial(_lowered_step, mesh=mesh, layers=layers))
 
 
-def _lowered_step(topology: str, mesh: tuple[int, int, int] | None, layers: int) -> jax.stages.Lowered:
-    found = devices(topology)
+def _lowered_step(
+    kind: str, found: Sequence[Any], mesh: tuple[int, int, int] | None, layers: int
+) -> jax.stages.Lowered:
     on = None if mesh is None else make_token_mesh(*mesh, devices=found[: int(np.prod(mesh))])
     network = Network(CONFIG | {"num_layers": layers}, on)
     whole: Sharding = SingleDeviceSharding(found[0]) if on is None else NamedSharding(on, PartitionSpec())
@@ -82,30 +95,26 @@ def _lowered_step(topology: str, mesh: tuple[int, int, int] | None, layers: int)
     text = given((2, TEXT, CONFIG["text_embed_dim"]))
     positions = tuple(wide(table.shape) for table in network.positions(LATENTS))
     place = given((), jnp.int32)
-    with tracing_for_tpu():
+    with tracing(kind):
         return jax.jit(
             partial(denoise, network.predict, guided=True),
             out_shardings=whole,
-            compiler_options=compiler_options("tpu"),
+            compiler_options=compiler_options(kind),
         ).lower(params, given(LATENTS), wide(LATENTS), table, text, positions, None, None, place, place)
 
 
-def attention_alone(topology: str) -> Case:
-    return Case(topology, _lowered_attention)
-
-
-def _lowered_attention(topology: str) -> jax.stages.Lowered:
-    tokens = jax.ShapeDtypeStruct(
-        (1, HEADS, TOKENS, WIDTH), jnp.bfloat16, sharding=SingleDeviceSharding(devices(topology)[0])
-    )
-    with tracing_for_tpu():
-        return jax.jit(flash, compiler_options=compiler_options("tpu")).lower(tokens, tokens, tokens)
+def _lowered_attention(kind: str, found: Sequence[Any]) -> jax.stages.Lowered:
+    tokens = jax.ShapeDtypeStruct((1, HEADS, TOKENS, WIDTH), jnp.bfloat16, sharding=SingleDeviceSharding(found[0]))
+    with tracing(kind):
+        return jax.jit({"tpu": flash, "gpu": fused}[kind], compiler_options=compiler_options(kind)).lower(
+            tokens, tokens, tokens
+        )
 
 
 CASES = {
-    ATTENTION: attention_alone("v6e:2x2"),
-    ONE_CHIP: step("v6e:2x2"),
-    MESH: step("v6e:2x4", (2, 1, 4)),
-    SHALLOW: step("v6e:2x4", (2, 1, 4), layers=4),
-    **{name: step("v6e:2x4", mesh) for name, mesh in OTHER_MESHES.items()},
+    ATTENTION: Case(1, _lowered_attention),
+    ONE_CHIP: step(),
+    MESH: step((2, 1, 4)),
+    SHALLOW: step((2, 1, 4), layers=4),
+    **{name: step(mesh) for name, mesh in OTHER_MESHES.items()},
 }

@@ -11,21 +11,31 @@ from stages.decode import decode, decoded
 from stages.latents import latents_of
 from stages.model import Model
 from stages.video import as_bytes, read_video, write_video
-from suites.generation.bars import FILES, FRAMES, LATENTS
+from suites.generation.bars import FILES, FRAMES, IN_BFLOAT16, LATENTS
 from suites.generation.conftest import latents_in
 from suites.generation.tiny import FRAMES as COUNT
 from suites.generation.tiny import HEIGHT, WIDTH
 from twinvae.bench.bars import check_shapes, hold, measured
 
+KINDS = ("2b", "5b", "1.5")
 RATES = {"2b": 8, "1.5": 16}  # of the models' cards
 
 
 @pytest.mark.only(dtype=("float64", "float32"))
-@pytest.mark.parametrize("kind", ["2b", "5b", "1.5"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_latents_are_those_of_diffusers_pipeline(kind, dtype, staged, of_diffusers, record):
     found, expected = {"latents": latents_in(staged(kind, dtype))}, {"latents": of_diffusers(kind, dtype, "latent")}
     check_shapes(found, expected)
     hold(record, LATENTS[dtype], measured(LATENTS[dtype], found, expected), f"latents, {kind}")
+
+
+@pytest.mark.only(dtype=("bfloat16",))
+def test_latents_in_bfloat16_err_no_more_than_diffusers_pipeline_does(dtype, staged, of_diffusers, record):
+    found = {kind: latents_in(staged(kind, dtype)) for kind in KINDS}
+    expected = {kind: of_diffusers(kind, "float64", "latent", dtype) for kind in KINDS}
+    check_shapes(found, expected)
+    in_torch = {kind: of_diffusers(kind, dtype, "latent") for kind in KINDS}
+    hold(record, IN_BFLOAT16, measured(IN_BFLOAT16, found, expected, in_torch), "latents, all together")
 
 
 @pytest.mark.needs("stream", "house")

@@ -61,6 +61,14 @@ def test_a_folder_holds_the_weights_of_its_module_whichever_of_two_names_they_ha
     assert all(np.array_equal(found.params[name], want.params[name]) for name in want.params)
 
 
+def test_blocks_are_one_loop_however_many_there_are():
+    def program(layers: int) -> str:
+        made = load_text_encoder(tiny.text_encoder("float32", layers), dtype="float32")
+        return made.encode.lower(made.params, TOKENS).as_text()
+
+    assert len({len(program(layers).splitlines()) for layers in (1, 2, 4)}) == 1
+
+
 def test_tokens_that_the_model_does_not_have_are_refused():
     found = load_text_encoder(tiny.text_encoder("float32"), dtype="float32")
     with pytest.raises(ValueError, match=r"from 0 to 64: expected .* from 0 to 63; take the tokenizer of this model"):

@@ -44,9 +44,9 @@ def transformer(kind: str, dtype: str = "float64", **fields: Any) -> Any:
 
 
 @cache
-def text_encoder(dtype: str) -> Any:
+def text_encoder(dtype: str, layers: int = 2) -> Any:
     config = T5Config(
-        vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+        vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=layers, num_heads=4, feed_forward_proj="gated-gelu"
     )
     return seeded(T5EncoderModel(config), dtype)
 

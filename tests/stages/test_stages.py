@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -284,6 +288,23 @@ def test_the_command_run_takes_the_settings_of_all_stages(run, pipeline, capsys,
     arguments = ["--dir", str(run), "--model", str(pipeline), "--prompt", PROMPT, "--frames", "1", "--steps", "2"]
     assert main(["run", *arguments, "--no-compile-cache"]) == 0
     assert capsys.readouterr().out.count("kept") == 3
+
+
+def test_a_process_that_is_interrupted_keeps_its_steps_and_goes_on(run, pipeline):
+    steps = run / "steps.safetensors"
+    (run / "latents.safetensors").unlink()
+    command = [sys.executable, "-m", "twinvae", "denoise", "--dir", str(run), "--model", str(pipeline), "--frames", "1",
+               "--dtype", "float32", "--no-compile-cache", "--steps"]  # fmt: skip
+    with subprocess.Popen([*command, "1000"], stdout=subprocess.PIPE, text=True) as process:
+        while not steps.exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; nothing is lost" in said
+    done = read(steps, "denoise")[1].latents.steps
+    assert 1 <= done < 1000
+    assert list(run.glob("*.part*")) == []
 
 
 def test_an_interrupt_ends_with_a_word_and_the_status_of_one(run, pipeline, capsys, monkeypatch):

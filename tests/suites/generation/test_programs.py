@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
 import jax
@@ -12,7 +13,8 @@ from suites.generation.bars import BARS
 from suites.generation.cases import MESH, ONE_CHIP
 from suites.generation.program_bars import PEAK, SENT
 from suites.generation.program_figure import meshes
-from suites.generation.programs import CASES, tracing_for_tpu
+from suites.generation.programs import CASES, missing_for, tracing
+from twinvae.bench.aot import cuda
 from twinvae.bench.aot.programs import Answer, Program
 from twinvae.jax.compiling import traced_for
 
@@ -25,7 +27,13 @@ def verdict(case, metric, value):
 
 @pytest.mark.parametrize(
     ("platform", "dtypes", "judged"),
-    [("tpu-v6e-aot", ("bfloat16",), True), ("tpu-v6e-aot", ("float32",), False), ("cpu", ("bfloat16",), False)],
+    [
+        ("tpu-v6e-aot", ("bfloat16",), True),
+        ("gpu-h100-aot", ("bfloat16",), True),
+        ("tpu-v6e-aot", ("float32",), False),
+        ("tpu-v5e-aot", ("bfloat16",), False),
+        ("cpu", ("bfloat16",), False),
+    ],
 )
 def test_programs_are_judged_under_their_compilers_platform_alone(platform, dtypes, judged):
     options = SimpleNamespace(platform=platform, dtypes=dtypes)
@@ -37,29 +45,39 @@ def test_a_program_that_nobody_compiled_is_pending_and_one_that_was_has_its_valu
     program = Program(
         name="x", fingerprint="x", topology="t", compiler="v", fits=True, peak_bytes=7, seconds=1, date=""
     )
-    assert suite.told([Answer("recalled", program), Answer("needs compiling", None)], lambda: 1 / 0) == {
+    assert suite.told("v6e", [Answer("recalled", program), Answer("needs compiling", None)], lambda: 1 / 0) == {
         "value": None, "pending": "pytest suites/generation --aot v6e"
     }  # fmt: skip
-    assert suite.told([Answer("recalled", program)], lambda: program.peak_bytes)["value"] == 7
+    assert suite.told("h100", [Answer("recalled", program)], lambda: program.peak_bytes)["value"] == 7
 
 
 def test_each_value_has_its_bar():
-    assert [held.what for held in BARS if PEAK in held.bars and held.where == {"case": ONE_CHIP}] == [
-        f"{ONE_CHIP}, v6e"
-    ]
+    assert [held.what for held in BARS if PEAK in held.bars and held.where == {"case": ONE_CHIP}] == [ONE_CHIP]
     (mesh,) = (held for held in BARS if SENT in held.bars and held.where == {"case": MESH})
     assert (mesh.bars[PEAK].limit, mesh.bars[SENT].limit) == (3, 570)
 
 
-def test_what_is_traced_holds_no_lines_and_the_setting_is_put_back():
+@pytest.mark.parametrize("kind", ["tpu", "gpu"])
+def test_what_is_traced_holds_no_lines_and_the_setting_is_put_back(kind):
     before = jax.config.values["jax_traceback_in_locations_limit"]
-    with tracing_for_tpu():
-        assert (traced_for(), jax.config.values["jax_traceback_in_locations_limit"]) == ("tpu", 0)
+    with tracing(kind):
+        assert (traced_for(), jax.config.values["jax_traceback_in_locations_limit"]) == (kind, 0)
     assert jax.config.values["jax_traceback_in_locations_limit"] == before != 0
 
 
+def test_without_cudnn_attention_is_lowered_for_no_card_and_it_is_said(monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(cuda, "missing", str)
+    monkeypatch.setattr(cuda, "version", version)
+    assert ".[cudnn]" in missing_for("h100")
+    assert "cudnn" not in missing_for("v6e")
+
+
 def test_the_figure_has_a_row_for_each_mesh():
-    data = SimpleNamespace(run=SimpleNamespace(suite="generation"))
+    data = SimpleNamespace(run=SimpleNamespace(suite="generation", platform="gpu-h100-aot"))
     (picture,) = meshes(data, [verdict(ONE_CHIP, PEAK, 16.4), verdict(MESH, PEAK, 2.4), verdict(MESH, SENT, 541)])
     assert all(text in picture.content for text in (b"one chip", b"dp 2, tp 4", b"541"))
+    assert "compiler for h100" in picture.caption
     assert list(meshes(data, [verdict("latents, 2b", "max_abs", 0)])) == []

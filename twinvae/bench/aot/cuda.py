@@ -15,6 +15,8 @@ from jax.experimental import topologies
 from twinvae.jax.chips import GPUS
 
 PLUGIN = "jax-cuda13-pjrt"
+CUDNN = "nvidia-cudnn-cu13"
+ATTENTION = "cuDNN is not installed, whose version JAX lowers attention for: pip install -c constraints.txt '.[cudnn]'"
 INSTALL = "the GPU compiler is not installed: pip install -c constraints.txt '.[gpu-aot]'"
 CARDS = Path(__file__).with_name("cards")
 # Where a driver shows its cards: on Linux, in containers, and under Windows.
@@ -45,6 +47,15 @@ def missing() -> str:
     return ""
 
 
+def missing_attention() -> str:
+    """Why JAX lowers no attention for cards here, and the line that mends it; empty where it does."""
+    try:
+        version(CUDNN)
+    except PackageNotFoundError:
+        return ATTENTION
+    return ""
+
+
 def expect_no_gpu() -> None:
     """Tell the plug-in, before JAX loads it, that this machine has no card, unless it has one."""
     if not any(map(os.path.exists, DRIVERS)):
@@ -61,9 +72,14 @@ def origin(card: str) -> str:
     return _written(card)[0].removeprefix("# ").rstrip(".\n")
 
 
-@cache
 def device(card: str) -> Any:
-    """A card, to lower programs for.
+    """A card, to lower programs for (see `devices`)."""
+    return devices(card)[0]
+
+
+@cache
+def devices(card: str, count: int = 1) -> tuple[Any, ...]:
+    """Cards of one host, to lower programs for.
 
     Raises:
         RuntimeError: there is no plug-in, or one for another JAX; the message says what to do.
@@ -71,8 +87,8 @@ def device(card: str) -> Any:
     if reason := missing():
         raise RuntimeError(reason)
     expect_no_gpu()
-    found = topologies.get_topology_desc(platform="cuda", target_config=description(card), topology="1x1x1")
-    return found.devices[0]
+    found = topologies.get_topology_desc(platform="cuda", target_config=description(card), topology=f"1x1x{count}")
+    return tuple(found.devices)
 
 
 def save(card: str, folder: Path = CARDS) -> Path:
