@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +123,15 @@ def _chunks(
     config = model.vae_config()
     total = sample_count(given.latents.shape[1], DECODED_TOGETHER, config.temporal_levels)
     mine = decoded(given, model, recipe.backend, recipe.dtype, recipe.tiling, mesh)
-    others = [decoded(given, model, name, recipe.dtype, recipe.tiling) for name in compared]
+    others = [chain.from_iterable(decoded(given, model, name, recipe.dtype, recipe.tiling)) for name in compared]
     with counting(console, f"decode, {', '.join((recipe.backend, *compared))}", total) as on:
-        for chunk, *rest in zip(mine, *others, strict=True):
-            frames = as_bytes(chunk)
-            for other, lines in zip(rest, compared.values(), strict=True):
-                lines += [{"frame": len(lines) + place, **apart(*pair)}
-                          for place, pair in enumerate(zip(chunk, other, strict=True))]  # fmt: skip
-            yield frames
-            on(len(frames))
+        for chunk in mine:
+            for other, lines in zip(others, compared.values(), strict=True):
+                # A stream on a mesh gives several frame batches at a time.
+                lines += [{"frame": len(lines) + place, **apart(frame, next(other))}
+                          for place, frame in enumerate(chunk)]  # fmt: skip
+            yield as_bytes(chunk)
+            on(len(chunk))
 
 
 def apart(frame: np.ndarray, other: np.ndarray) -> dict[str, float]:

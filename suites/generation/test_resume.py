@@ -17,7 +17,7 @@ from suites.generation.conftest import SEED, STEPS, latents_in
 from twinvae.bench.bars import hold
 
 
-@pytest.mark.only(dtype=("float32",))
+@pytest.mark.only(dtype=("float32", "bfloat16"))  # in which an estimate is wider than latents
 def test_denoising_killed_after_each_step_gives_the_bits_of_one_that_was_not(
     dtype, staged, pipelines, record, tmp_path, monkeypatch
 ):

@@ -116,6 +116,8 @@ def test_a_plan_says_the_form_and_fails_where_nothing_fits(capsys):
     clip = ["plan", "9x64x96", "--preset", "tiny", "--dtype", "float32"]
     assert main(clip) == 0
     assert "decode [1, 3, 8, 12, 4]: whole" in capsys.readouterr().out
+    assert main(["plan", "8x64x96", *clip[2:]]) == 0
+    assert "decode [1, 2, 8, 12, 4]: whole" in capsys.readouterr().out
     assert main([*clip, "--operation", "encode"]) == 0
     assert "encode [1, 9, 64, 96, 3]: whole" in capsys.readouterr().out
     assert main([*clip, "--operation", "encode", "--memory-budget", "1MiB"]) == 1

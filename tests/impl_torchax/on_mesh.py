@@ -6,6 +6,7 @@ Run by `test_transformer.py`, which reads what it prints.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from unittest import mock
 
@@ -65,11 +66,23 @@ def text_encoder_told() -> float:
     return float(np.abs(one - many).max() / np.abs(one).max())
 
 
+def dtypes_sent(dtype: str) -> list[str]:
+    """The dtypes of what tokens' devices send each other in attention, as the program is written."""
+    mesh = make_token_mesh(1, 2, 4)
+    made = load_transformer(tiny.transformer("5b", dtype), dtype=dtype, mesh=mesh)
+    latents, text = (jax.numpy.asarray(each, dtype) for each in tiny.inputs("5b"))
+    sinusoids = made.sinusoids(np.asarray(tiny.TIMESTEPS))
+    program = jax.jit(made.network.predict).lower(made.params, latents, text, sinusoids, made.positions(latents.shape))
+    sends = (line for line in program.as_text().splitlines() if "stablehlo.all_to_all" in line)
+    return sorted({re.findall(r"x([a-z]+\d+)>", line)[-1] for line in sends})
+
+
 def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     with little_effort():
         found = {name: told(name) for name in MESHES}
-        print(json.dumps(found | {"text encoder": text_encoder_told()}))
+        alone = {"text encoder": text_encoder_told(), "sent in bfloat16": dtypes_sent("bfloat16")}
+        print(json.dumps(found | alone))
 
 
 if __name__ == "__main__":

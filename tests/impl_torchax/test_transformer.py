@@ -74,6 +74,16 @@ def test_blocks_are_one_loop_however_many_there_are():
     assert len(few.splitlines()) == len(many.splitlines())
 
 
+def test_a_program_is_made_once_for_the_same_arguments_and_is_another_for_others():
+    made = load_transformer(tiny.transformer("2b", "float32"), dtype="float32")
+
+    def function(predict, x, **static):
+        return x
+
+    one, again, other = (made.program(function, guided=guided) for guided in (True, True, False))
+    assert one is again is not other
+
+
 # Weights
 
 
@@ -218,6 +228,10 @@ def test_a_mesh_computes_what_one_device_does(name, on_meshes):
 def test_each_device_holds_and_reads_its_share_of_the_weights(name, on_meshes):
     assert on_meshes[name]["held"] == 1 / DEVICES
     assert on_meshes[name]["read"] == 1
+
+
+def test_tokens_are_sent_in_the_model_s_dtype(on_meshes):
+    assert on_meshes["sent in bfloat16"] == ["bf16"]
 
 
 def test_a_text_encoder_on_a_mesh_computes_what_it_does_on_one_device(on_meshes):

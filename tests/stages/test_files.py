@@ -42,6 +42,13 @@ def test_a_file_comes_back_with_what_it_was_made_of(tmp_path):
     assert "jax" in again.versions
 
 
+def test_what_a_recipe_has_no_longer_is_a_difference_as_what_it_has_now():
+    more = RECIPE.model_copy(update={"parts": RECIPE.parts | {"text_encoder": "2"}})
+    assert differences(more, RECIPE) == ["parts text_encoder was '2' and is None"]
+    assert differences(RECIPE, more) == ["parts text_encoder was None and is '2'"]
+    assert differences(more, more) == []
+
+
 def test_the_digest_of_a_file_is_the_same_when_the_same_is_made_again_and_another_when_anything_differs(tmp_path):
     tensors = {"a": np.zeros(3, np.float32)}
     path = tmp_path / "x.safetensors"

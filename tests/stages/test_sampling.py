@@ -102,6 +102,28 @@ def test_a_key_draws_other_noise_at_each_step_and_for_each_key():
     assert max(abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) for one, other in pairwise(drawn)) < 0.2
 
 
+@pytest.mark.parametrize(("guidance", "beside", "clips"), [(6.0, True, 2), (1.0, True, 1), (6.0, False, 1)])
+def test_only_what_guidance_changes_is_predicted(guidance, beside, clips, monkeypatch):
+    transformer, seen = loaded("2b", "float32"), []
+
+    def program(function, **static):
+        def run(params, latents, estimate, *given):
+            def predict(params, seen_latents, *_):
+                seen.append(len(seen_latents))
+                return seen_latents
+
+            return function(predict, params, latents, estimate, *given, **static)
+
+        return run
+
+    monkeypatch.setattr(transformer, "program", program)
+    text, negative = texts("2b")
+    state = begin(np.zeros(tiny.shape("2b", 1)), transformer)
+    schedule = probe(scheduler("DDIM"), STEPS)
+    sample(transformer, schedule, state, text, negative if beside else None, guidance=guidance, last=1)
+    assert set(seen) == {clips}
+
+
 def test_an_image_is_seen_beside_the_noisy_latents():
     kind, dtype = "5b from images", "float32"
     schedule, transformer = probe(scheduler("DDIM"), STEPS), loaded(kind, dtype)

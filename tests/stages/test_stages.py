@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +23,7 @@ from impl_torchax.text_encoder import tokenize
 from stages import telling
 from stages.checks import check_sizes
 from stages.decode import decode
-from stages.denoise import denoise
+from stages.denoise import Settings, denoise
 from stages.files import read
 from stages.model import Model
 from stages.text import text
@@ -104,9 +108,21 @@ def test_weights_that_are_edited_are_another_model(run, other, console, made_up)
     assert "decode: parts vae was" in console.export_text()
 
 
+def test_weights_that_are_replaced_by_others_of_their_size_are_seen_in_the_same_process(other):
+    weights = other / "vae" / "diffusion_pytorch_model.safetensors"
+    before, model = Model(other).digests("vae"), Model(other)
+    times = weights.stat()
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    assert model.digests("vae") != before
+
+
 def test_backends_are_held_against_each_other_frame_by_frame(run, model, console, monkeypatch):
     def decoded(_given, _model, backend, *_):
         frames = np.zeros((2, 16, 16, 3), np.float32)
+        if backend == "flax":  # as a mesh gives a stream, several frame batches at a time
+            yield np.concatenate([frames, frames])
+            return
         yield frames
         yield frames + (np.arange(2) == 1).reshape(2, 1, 1, 1) * (0.02 if backend == "torch" else 0)
 
@@ -305,6 +321,36 @@ def test_a_process_that_is_interrupted_keeps_its_steps_and_goes_on(run, pipeline
     done = read(steps, "denoise")[1].latents.steps
     assert 1 <= done < 1000
     assert list(run.glob("*.part*")) == []
+
+
+def test_the_command_run_hands_every_option_on_to_the_stages_that_take_it(tmp_path, pipeline, monkeypatch):
+    handed: dict[str, dict[str, Any]] = {}
+    for stage in ("text", "denoise", "decode"):
+        module = importlib.import_module(f"stages.{stage}")
+        signature = inspect.signature(getattr(module, stage))
+
+        def noted(*args, stage=stage, signature=signature, **kwargs):
+            handed[stage] = signature.bind(*args, **kwargs).arguments
+
+        monkeypatch.setattr(module, stage, noted)
+    image = str(tmp_path / "image.png")
+    Path(image).touch()
+    given = {"prompt": "p", "negative-prompt": "n", "tokens": "7", "frames": "5", "height": "16", "width": "24",
+             "steps": "3", "guidance": "2.5", "scheduler": "dpm", "seed": "9", "noise": "jax", "dtype": "bfloat16",
+             "image": image, "strength": "0.5", "save-every": "2", "fps": "11", "backend": "torch",
+             "compare": "flax,torchax", "mesh": "dp=1", "decode-mesh": "rows=1"}  # fmt: skip
+    options = [word for name, value in given.items() for word in (f"--{name}", value)]
+    places = ["--dir", str(tmp_path), "--model", str(pipeline), "--no-compile-cache"]
+    assert main(["run", *places, *options, "--dynamic-guidance", "--tiling"]) == 0
+    text, denoise, decode = (handed[stage] for stage in ("text", "denoise", "decode"))
+    assert [text[name] for name in ("prompt", "negative_prompt", "tokens", "dtype")] == ["p", "n", 7, "bfloat16"]
+    assert denoise["settings"] == Settings(5, 16, 24, 3, 2.5, True, "dpm", 9, "jax", "bfloat16", Path(image), None, 0.5)
+    assert (denoise["save_every"], dict(denoise["mesh"].shape)) == (2, {"dp": 1, "sp": 1, "tp": 1})
+    assert [decode[name] for name in ("fps", "backend", "compare", "dtype", "tiling")] == [
+        11, "torch", ("flax", "torchax"), "bfloat16", True
+    ]  # fmt: skip
+    assert dict(decode["mesh"].shape)["rows"] == 1
+    assert {one["folder"] for one in (text, denoise, decode)} == {tmp_path}
 
 
 def test_an_interrupt_ends_with_a_word_and_the_status_of_one(run, pipeline, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 
 import imageio_ffmpeg
 import numpy as np
@@ -36,6 +37,17 @@ def test_a_file_has_every_frame_in_order_at_its_rate_and_size(fps, tmp_path):
     assert rate == fps
     assert np.abs(found.astype(int) - given).max() <= 4  # of compression, and of colours that become YUV
     assert imageio_ffmpeg.count_frames_and_secs(tmp_path / "v.mp4")[1] == pytest.approx(11 / fps, abs=0.01)
+
+
+def test_a_video_of_a_varying_rate_has_the_frames_of_its_file(tmp_path):
+    write_video(tmp_path / "v.mp4", [frames(12, 24, 40)], 8)
+    every, _ = read_video(tmp_path / "v.mp4")
+    fewer = ("-vf", "select='not(mod(n,3))+lt(n,4)'", "-fps_mode", "vfr", "-c:v", "ffv1")
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([ffmpeg, "-v", "error", "-i", tmp_path / "v.mp4", *fewer, tmp_path / "some.mkv"], check=True)
+    found, _ = read_video(tmp_path / "some.mkv")
+    assert len(found) == 6
+    assert np.abs(found.astype(int) - every[[0, 1, 2, 3, 6, 9]]).max() <= 2  # another file's colours
 
 
 def test_a_file_that_lacks_a_frame_does_not_replace_the_one_before(tmp_path, monkeypatch):

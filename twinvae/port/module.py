@@ -20,6 +20,7 @@ from twinvae.port.probe import Finding, probe
 from twinvae.port.process import Process
 from twinvae.port.source import imported, label_of, parsed
 from twinvae.port.vae import Budget, PortVAE, Ways
+from twinvae.pretrained import preset_tensors
 from twinvae.seeded import seeded_tensors
 from twinvae.tensors import Tensors
 
@@ -114,7 +115,7 @@ class Port:
         if "weights" in source:
             return read_checkpoint(source["weights"], source["subfolder"])
         config = preset_config(source["preset"])
-        return config, seeded_tensors(config, source["seed"])
+        return config, preset_tensors(source["preset"], source["seed"])
 
     def no_model(self) -> str:
         """What to do where nobody says which checkpoint it is."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from math import ceil
 from unittest import mock
 
@@ -178,6 +179,16 @@ def test_the_kernel_computes_whole_tiles_alone(queries, keys):
     assert sum(done) == products(queries, keys)
     tiles = ceil(queries / LANES) * ceil(keys / LANES)
     assert sum(done) == tiles * LANES**2
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_exact_form_has_no_more_logits_at_a_time_than_it_may(batch, monkeypatch):
+    x = jax.ShapeDtypeStruct((batch, 2, 96, 16), "float32")
+    monkeypatch.setattr(module, "LOGITS", 4 * 96 * 24)  # of 24 queries, of all clips and heads
+    written = str(jax.make_jaxpr(exact)(x, x, x))
+    sizes = [tuple(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]", written)]
+    logits = {shape for shape in sizes if shape[-1] == 96 and len(shape) == 4}
+    assert max(4 * int(np.prod(shape)) for shape in logits) == 4 * 96 * 24
 
 
 if __name__ == "__main__":
