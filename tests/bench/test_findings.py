@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.synthetic import broken, parity_records, write_run
+from tests.bench.synthetic import RUN, broken, parity_records, write_run
 from twinvae.bench.baselines import updated
 from twinvae.bench.findings import Finding, find, first_departures
 from twinvae.bench.records import Failure, Record
+from twinvae.bench.report import diagnosed_in, write_diagnosis
 from twinvae.bench.verdicts import judge, judge_run
 
 BORN = "decoder.up_blocks.0.resnets.1"
@@ -103,3 +104,13 @@ def test_what_experiments_found_stands_first_and_takes_the_values_of_its_operati
 
 def test_nothing_is_found_where_nothing_fails(tmp_path):
     assert find(judge_run(write_run(tmp_path, parity_records()), baseline_of(tmp_path)), []) == []
+
+
+@pytest.mark.parametrize(("date", "backend", "shown"), [
+    ("2026-11-20T10:00:01", "flax", True), ("2026-11-20T09:59:59", "flax", False), ("2026-11-20T10:00:01", "x", False),
+])  # fmt: skip
+def test_a_diagnosis_is_shown_on_pages_of_its_backend_s_runs_that_began_before_it(date, backend, shown, tmp_path):
+    run = RUN.model_copy(update={"date": "2026-11-20T10:00:00"})
+    finding = Finding(kind="signature", cause="odd latents", headline="In decode, ...", backend=backend)
+    write_diagnosis(tmp_path, backend, [finding], date)
+    assert diagnosed_in(tmp_path, run) == ((finding,) if shown else ())
