@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from functools import cache
 from pathlib import Path
@@ -26,6 +28,7 @@ from twinvae.bench.halves import batched, stream, whole
 from twinvae.checkpoint import write_checkpoint
 from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
 from twinvae.frames import frame_batches
+from twinvae.registry import REFERENCE
 from twinvae.seeded import seeded_tensors
 from twinvae.tensors import tensor_shapes
 
@@ -43,6 +46,9 @@ FACTORS: dict[str, tuple[Any, ...]] = {
 }
 QUICK = 6  # rows that every run takes
 HOSTS_TAKE = 240  # seconds at most
+DEAD_AFTER = 10  # seconds without a word of a host
+ARRAYS = ("output", "streamed", "gradients")  # of what the process says
+SETTINGS = ("tiles", "sliced", "slab_bytes")  # of rows beside the covering array
 
 
 class Told(NamedTuple):
@@ -52,6 +58,7 @@ class Told(NamedTuple):
         output: moments or video.
         again: values of a second call that differ in any bit.
         streamed: the same in chunks, the stream resumed after its first frame batch.
+        gradients: of a reconstruction, one after the other; none of rows that do not ask for them.
         sharding: of the output, by axis.
         warned: what it said of idle devices.
         permutes, others: of the first group's program, how many permutations, and other collectives; of rows that are
@@ -64,6 +71,7 @@ class Told(NamedTuple):
     output: np.ndarray
     again: int
     streamed: np.ndarray
+    gradients: np.ndarray
     sharding: list[str | None]
     warned: list[str]
     permutes: int
@@ -112,6 +120,17 @@ def short(row: Row) -> bool:
     return min(row["together"], latents) < 2
 
 
+def settle(vae: Any, row: Row) -> Any:
+    """A VAE with the settings of a row."""
+    if row.get("tiles"):
+        vae.enable_tiling(*row["tiles"], 0.25, 0.25)
+    if row.get("sliced"):
+        vae.enable_slicing()
+    if row.get("slab_bytes") and vae.backend != REFERENCE:
+        vae.forms, vae.slab_bytes = ("row slabs",), row["slab_bytes"]
+    return vae
+
+
 def layers_of(row: Row) -> dict[str, int]:
     """Layers of each kind by their tensors; of a resizing, the rows that it needs of others."""
     decode = row["operation"] == "decode"
@@ -144,12 +163,30 @@ def run(some: list[Row], programs: Path | None = None) -> list[Told]:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-4000:]}")
         facts = json.loads((place / "told.json").read_text())
         arrays = np.load(place / "told.npz")
-        return [Told(output=arrays[f"output{index}"], streamed=arrays[f"streamed{index}"], **told)
-                for index, told in enumerate(facts)]  # fmt: skip
+        return [Told(**told, **{name: arrays[f"{name}{index}"] for name in ARRAYS}) for index, told in enumerate(facts)]
 
 
-def on_two_hosts(row: Row, folder: Path, programs: Path | None = None) -> np.ndarray:
-    """What `examples/decode_on_mesh.py` writes, in two processes on the loopback that have half of the devices each."""
+class Hosts(NamedTuple):
+    """What came of two processes, of which the second was killed when both had decoded.
+
+    Args:
+        video: that the first wrote.
+        seconds: that it took from then on to end.
+        said: what it printed.
+        status: its exit status.
+    """
+
+    video: np.ndarray
+    seconds: float
+    said: str
+    status: int
+
+
+def on_two_hosts(row: Row, folder: Path, programs: Path | None = None) -> Hosts:
+    """`examples/decode_on_mesh.py` in two processes on the loopback that have half of the devices each.
+
+    The second alone has the checkpoint.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -158,19 +195,36 @@ def on_two_hosts(row: Row, folder: Path, programs: Path | None = None) -> np.nda
     environment = _environment(np.prod(row["mesh"]) // 2, programs)
     mesh = ",".join(f"{name}={count}" for name, count in zip(("clips", "time", "rows"), row["mesh"], strict=True))
     command = [
-        sys.executable, "-m", "examples.decode_on_mesh", folder / "latents.npy", folder / "video.npy", "--mesh", mesh,
-        "--weights", folder / "vae", "--dtype", "float64", "--coordinator", address, "--processes", "2", "--process",
+        sys.executable, "-m", "suites.parity.devices", "--host", folder / "latents.npy", folder / "video.npy", "--mesh",
+        mesh, "--dtype", "float64", "--coordinator", address, "--processes", "2", "--dead-after", str(DEAD_AFTER),
     ]  # fmt: skip
-    pair = [subprocess.Popen([*command, str(process)], env=environment, cwd=ROOT, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True) for process in (0, 1)]  # fmt: skip
+    weights = folder / "not-here", folder / "vae"
+    pair = [subprocess.Popen([*command, "--weights", where, "--process", str(process)], env=environment, cwd=ROOT,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for process, where in enumerate(weights)]  # fmt: skip
     try:
-        said = [process.communicate(timeout=HOSTS_TAKE)[0] for process in pair]
+        killed = pair[1].communicate(timeout=HOSTS_TAKE)[0]
+        began = time.monotonic()
+        said = pair[0].communicate(timeout=HOSTS_TAKE)[0]
     finally:
         for process in pair:
             process.kill()
-    if any(process.returncode for process in pair):
-        raise RuntimeError(f"two hosts ended with {[process.returncode for process in pair]}:\n{said[0]}\n{said[1]}")
-    return np.load(folder / "video.npy")
+    if pair[1].returncode != -signal.SIGKILL:
+        raise RuntimeError(f"two hosts ended with {[process.returncode for process in pair]}:\n{said}\n{killed}")
+    return Hosts(np.load(folder / "video.npy"), time.monotonic() - began, said, pair[0].returncode)
+
+
+def host(arguments: list[str]) -> None:
+    """One of the two: decodes, and then is killed, or waits for the other."""
+    from jax import process_index
+    from jax.experimental.multihost_utils import sync_global_devices
+
+    from examples import decode_on_mesh
+
+    decode_on_mesh.main(arguments)
+    if process_index() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync_global_devices("the other host is gone")
 
 
 def _environment(count: int, programs: Path | None) -> dict[str, str]:
@@ -186,12 +240,25 @@ def load(backend: str, folder: Path, row: Row) -> Any:
     return twinvae.load(backend, weights=str(folder / f"levels{row.get('levels', 1)}"), dtype="float64")
 
 
-def expected(row: Row) -> np.ndarray:
+def expected(row: Row, gradients: bool = False) -> np.ndarray:
     """What diffusers gives on PyTorch."""
     with tempfile.TemporaryDirectory() as folder:
         place, config = Path(folder), config_of(row.get("levels", 1))
         write_checkpoint(place / f"levels{row.get('levels', 1)}", config, seeded_tensors(config, 0))
-        return whole(load("torch", place, row), row["operation"], clip_of(row), together(row))
+        reference = settle(load(REFERENCE, place, row), row)
+        if gradients:
+            return gradients_of(reference)
+        return whole(reference, row["operation"], clip_of(row), together(row))
+
+
+def gradients_of(vae: Any) -> np.ndarray:
+    """By every tensor and by a video that is encoded and decoded in two frame batches each, one after the other."""
+    ratio, draw = 2**vae.config.temporal_levels, np.random.default_rng(0)
+    video = draw.uniform(-1, 1, (1, 2 * ratio, 7, 2, vae.config.in_channels))
+    cotangent = draw.standard_normal((*video.shape[:2], 6, 2, vae.config.out_channels))
+    with batched(vae, "encode", ratio), batched(vae, "decode", 1):
+        found = vae.gradients(video, cotangent[:, :2])
+    return np.concatenate([np.ravel(found[name]) for name in sorted(found)])
 
 
 # Inside of the process
@@ -201,17 +268,14 @@ def tell(folder: Path) -> None:
     facts, arrays, loaded = [], {}, {}
     for index, fields in enumerate(json.loads((folder / "rows.json").read_text())):
         row = as_row(fields)
-        key = row["mesh"], row.get("levels", 1), row.get("slab_bytes", 0), row.get("backend", "flax")
+        key = tuple(row.get(name) for name in ("mesh", "levels", "backend", *SETTINGS))
         if key not in loaded:
             clips, time, parts = row["mesh"]
-            loaded[key] = load(row.get("backend", "flax"), folder, row).on(
-                twinvae.make_mesh(clips=clips, time=time, rows=parts)
-            )
-            if row.get("slab_bytes"):
-                loaded[key].forms, loaded[key].slab_bytes = ("row slabs",), row["slab_bytes"]
+            mesh = twinvae.make_mesh(clips=clips, time=time, rows=parts)
+            loaded[key] = settle(load(row.get("backend", "flax"), folder, row).on(mesh), row)
         told = told_of(loaded[key], row)
-        arrays |= {f"{name}{index}": told[name] for name in ("output", "streamed")}
-        facts.append({name: value for name, value in told.items() if name not in ("output", "streamed")})
+        arrays |= {f"{name}{index}": told.pop(name) for name in ARRAYS}
+        facts.append(told)
     np.savez(folder / "told.npz", **arrays)
     (folder / "told.json").write_text(json.dumps(facts))
 
@@ -254,6 +318,7 @@ def told_of(vae: Any, row: Row) -> dict[str, Any]:
         "permutes": permutes.count if permutes else 0,
         "others": {kind: one.count for kind, one in found.items()},
         "collected": sum(one.count for one in collected.values()),
+        "gradients": gradients_of(vae) if row.get("gradients") else np.zeros(0),
         "bytes": permutes.bytes if permutes else 0,
         "cache": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)),
     }
@@ -291,6 +356,8 @@ def draw() -> None:
 def main(argument: str) -> None:
     if argument == "--draw":
         draw()
+    elif argument == "--host":
+        host(sys.argv[2:])
     elif argument == "--all":
         for row, told in zip(rows(), run(rows()), strict=True):
             want = expected(row)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from suites.parity import devices
-from suites.parity.bars import DEVICES, HALOS, HOSTS
+from suites.parity.bars import DEVICES, HALOS, HOSTS, MESH_GRADIENTS
 from twinvae.bench.bars import hold
 from twinvae.bench.compile_cache import FOLDER
 from twinvae.bench.metrics import max_abs
@@ -19,7 +19,10 @@ SPECIAL = {
                  "levels": 2},
     "defaults, encode": {"operation": "encode", "mesh": (1, 2, 1), "frames": 29, "together": 2, "size": (2, 1),
                          "clips": 1, "levels": 2},
-    "two hosts": {"operation": "decode", "mesh": (1, 2, 2), "frames": 9, "together": 2, "size": (3, 2), "clips": 1},
+    "two hosts": {"operation": "decode", "mesh": (1, 2, 2), "frames": 9, "together": 2, "size": (3, 2), "clips": 1,
+                  "gradients": True},
+    "tiles of slices": {"operation": "decode", "mesh": (1, 2, 2), "frames": 9, "together": 2, "size": (5, 4),
+                        "clips": 2, "tiles": (8, 8), "sliced": True},
     "slabs": {"operation": "decode", "mesh": (1, 2, 2), "frames": 9, "together": 2, "size": (3, 2), "clips": 1,
               "slab_bytes": 1},
     "torchax": {"operation": "decode", "mesh": (1, 2, 2), "frames": 9, "together": 2, "size": (3, 2), "clips": 1,
@@ -27,8 +30,8 @@ SPECIAL = {
     "torchax, encode": {"operation": "encode", "mesh": (1, 2, 2), "frames": 9, "together": 2, "size": (3, 1),
                         "clips": 1, "backend": "torchax"},
 }  # fmt: skip
-TIME_ALONE = "defaults, encode"
-COUNTED = (TIME_ALONE, "two hosts", "row 5")  # their programs: encode in time; decode in time and rows; encode in rows
+TIME_ALONE = ("defaults, encode", "row 2")  # the second in frame batches of a single latent
+COUNTED = (*TIME_ALONE, "two hosts", "row 5")  # encode and decode in time; decode in time and rows; encode in rows
 ROWS = {
     name: row | {"counted": name in COUNTED}
     for name, row in ({f"row {number}": row for number, row in enumerate(devices.rows()[: devices.QUICK], 1)}
@@ -99,11 +102,20 @@ def test_devices_send_a_halo_for_each_causal_convolution_and_sums_of_rows_alone(
     hold(record, bars, values, f"devices, {row}", operation=ROWS[row]["operation"])
 
 
-@pytest.mark.cases("row, backend, mode, dtype", of(TIME_ALONE))
+@pytest.mark.cases(
+    "row, backend, mode, dtype", lambda options: [case for row in TIME_ALONE for case in of(row)(options)]
+)
 def test_what_a_device_in_time_receives_is_what_the_conv_cache_of_one_holds(row, backend, mode, dtype, told, record):
     name, said = "bytes over the halos", told[row]
     hold(record, {name: HALOS[name]}, {name: said.bytes / said.cache}, f"devices, {row}",
          operation=ROWS[row]["operation"])  # fmt: skip
+
+
+@pytest.mark.cases("row, backend, mode, dtype", of("two hosts"))
+def test_gradients_on_a_mesh_are_those_of_diffusers(row, backend, mode, dtype, told, record):
+    want = devices.expected(ROWS[row], gradients=True)
+    apart = {name: max_abs(told[row].gradients, want) / np.abs(want).max() for name in MESH_GRADIENTS}
+    hold(record, MESH_GRADIENTS, apart, f"devices, {row}", operation="reconstruct")
 
 
 @pytest.mark.cases("row, backend, mode, dtype", of("row 4"))
@@ -119,9 +131,20 @@ def test_devices_that_have_nothing_to_do_are_said(row, backend, mode, dtype, tol
     assert told["two hosts"].warned == []
 
 
+@pytest.fixture(scope="module")
+def hosts(programs, tmp_path_factory):
+    return devices.on_two_hosts(ROWS["two hosts"], tmp_path_factory.mktemp("hosts"), programs)
+
+
 @pytest.mark.cases("row, backend, mode, dtype", with_examples)
-def test_two_hosts_give_the_bits_of_one(row, backend, mode, dtype, told, programs, tmp_path, record):
-    found = devices.on_two_hosts(ROWS[row], tmp_path, programs)
-    differing = np.count_nonzero(found.view("u8") != told[row].output.view("u8"))
+def test_two_hosts_of_which_one_has_the_checkpoint_give_the_bits_of_one(row, backend, mode, dtype, told, hosts, record):
+    differing = np.count_nonzero(hosts.video.view("u8") != told[row].output.view("u8"))
     name = "values that differ on two hosts"
     hold(record, {name: HOSTS}, {name: differing}, f"devices, {row}", operation=ROWS[row]["operation"])
+
+
+@pytest.mark.cases("row, backend, mode, dtype", with_examples)
+def test_a_host_that_dies_ends_the_other_within_a_minute_and_that_says_which(row, backend, mode, dtype, hosts):
+    assert hosts.status != 0
+    assert hosts.seconds < 60
+    assert "Task 1 heartbeat timeout" in hosts.said, hosts.said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,9 +25,22 @@ from twinvae.jax import tiling
 from twinvae.jax.compiling import compiler_options, on_gpu, tracing_for
 from twinvae.jax.mappings import make_room
 from twinvae.jax.memory import tree_bytes, usable_bytes
-from twinvae.jax.mesh import SPEC, Deal, checked_mesh, deal, is_here, join, replicated, result_sharding
+from twinvae.jax.mesh import (
+    SPEC,
+    Deal,
+    checked_mesh,
+    deal,
+    fastest,
+    is_here,
+    join,
+    make_mesh,
+    operation_of,
+    replicated,
+    result_sharding,
+)
 from twinvae.jax.planner import Call, Planner, device_of
 from twinvae.jax.shards import AXES, CLIPS, TIME
+from twinvae.jax.splits import Split, Work
 from twinvae.plan import Plan
 from twinvae.sizes import parse_size
 from twinvae.tiles import TileGrid, tile_shapes
@@ -119,16 +133,49 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
                     f"the {self.backend!r} backend shares {' and '.join(self.shared_axes)} among devices, not "
                     f"{' nor '.join(refused)}: {self.unshared}; make that axis 1, or load 'flax'"
                 )
-        again = deepcopy(self)
-        again.mesh = mesh
-        again.devices = (1, 1, 1) if mesh is None else tuple(mesh.devices.shape)
-        again.forms = tuple(form for form in self.forms if form != COLUMN_SLABS)  # rows are each device's own
+        again = self._planned_on(mesh)
         if mesh is None:
             again.params = jax.device_put(self.params, jax.devices()[0])
         elif is_here(mesh):
             with self._scope():
                 again.params = replicated(self.params, mesh)
         return again
+
+    def _planned_on(self, mesh: Mesh | None) -> JaxVideoVAE:
+        """The same VAE on a mesh, to which no parameters have been taken yet."""
+        again = deepcopy(self)
+        again.mesh = mesh
+        again.devices = (1, 1, 1) if mesh is None else tuple(mesh.devices.shape)
+        again.forms = tuple(form for form in self.forms if form != COLUMN_SLABS)  # rows are each device's own
+        return again
+
+    def mesh_for(self, shape: tuple[int, ...], devices: Sequence[Any] | None = None) -> Mesh:
+        """The mesh on which `encode` or `decode` of a clip takes the least time and fits (see `twinvae.make_mesh`).
+
+        Args:
+            devices: that may be used; None: all that JAX has.
+        Raises:
+            ValueError: a wrong shape, or a VAE that runs op by op.
+            MemoryError: no split fits; the message is that of the one which needs least.
+        """
+        operation, found = operation_of(self.config, shape), list(jax.devices() if devices is None else devices)
+        self._check_shape(operation, shape)
+        if not self.jit:
+            raise ValueError("a mesh runs compiled programs: load with jit=True")
+        refused: dict[Split, MemoryError] = {}
+        for split in fastest(Work.of(self.config, operation, shape, self.frame_batch_size(operation)), found):
+            if any(count > 1 and axis not in self.shared_axes for axis, count in zip(AXES, split, strict=True)):
+                continue
+            mesh = make_mesh(*split, devices=found[: split.devices])
+            there = self._planned_on(mesh)
+            call = there.call_of(operation, shape)
+            try:
+                if there.planner.roomy_form(call) is not None or there.planner.plan(call).exact:
+                    return mesh
+            except MemoryError as error:
+                refused[split] = error
+        leanest = max(refused, key=lambda split: split.clips * split.rows)  # time does not make a frame batch smaller
+        raise MemoryError(f"no split over {len(found)} devices fits; {leanest}: {refused[leanest]}")
 
     @abstractmethod
     def step(self, operation: Operation, params: Params, frames: jax.Array, cache: Cache | None) -> Any:
@@ -155,7 +202,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
             return {name: np.asarray(tensor) for name, tensor in self.named_tensors(self.params).items()}
 
     def activations(self, operation: Operation, clip: jax.Array) -> dict[str, jax.Array]:
-        clip = self.checked(operation, clip)
+        clip = super().checked(operation, clip)
         run = partial(self.named_activations, operation)
         run = jax.jit(run) if self.jit else run
         cache, parts = None, []
@@ -169,14 +216,17 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
     def gradients(self, video: jax.Array, cotangent: jax.Array) -> dict[str, np.ndarray]:
         video = self.checked("encode", video)
 
+        whole = self._one_program()
+
         def reconstruct(params: Params, video: jax.Array) -> jax.Array:
-            moments = self._whole("encode", params, video)
-            return self._whole("decode", params, moments[..., : self.config.latent_channels])
+            moments = whole("encode", params, video)
+            return whole("decode", params, moments[..., : self.config.latent_channels])
 
         with self._scope():
             reconstruct = jax.jit(reconstruct) if self.jit else reconstruct
-            _, pull_back = jax.vjp(reconstruct, self.params, jnp.asarray(video))
-            of_params, of_video = pull_back(jnp.asarray(arrays.to_numpy(cotangent), video.dtype))
+            dtype = arrays.DTYPES[self.dtype]
+            _, pull_back = jax.vjp(reconstruct, self.params, jnp.asarray(video, dtype))
+            of_params, of_video = pull_back(jnp.asarray(arrays.to_numpy(cotangent), dtype))
             named = {name: np.asarray(gradient) for name, gradient in self.named_tensors(of_params).items()}
             return named | {"video": np.asarray(of_video)}
 
@@ -315,7 +365,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
             warnings.warn(f"{operation} of {list(frames.shape)}: {'; '.join(idle)}", stacklevel=2)
         run = self.compiled_step(operation, form, inside, spent, group=group)
         with self._scope():
-            out, carried = run(self.params, group.placed(frames), cache)
+            out, carried = run(self.params, group.placed(frames, arrays.DTYPES[self.dtype]), cache)
             carried = carried if spent else group.kept(carried)
             return (group.collected if inside else self._collecting(group))(out), carried
 
@@ -388,6 +438,10 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         with self._scope():
             return self._blending(tile, neighbour, extent=extent, axis=axis)
 
+    def _one_program(self) -> Any:
+        """The pure function of a whole clip: on a mesh, that which runs groups of frame batches."""
+        return self._whole if self.mesh is None else partial(self._whole_in_groups, self.mesh)
+
     def _whole(self, operation: Operation, params: Params, clip: jax.Array, form: Form = WHOLE) -> jax.Array:
         """Pure: the whole clip as one program; the frame batches after the first run in a `lax.scan`."""
         batches = frame_batches(clip.shape[1], self.frame_batch_size(operation))
@@ -409,14 +463,15 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         return out.reshape(*out.shape[:3], *head.shape[3:])
 
     def _whole_in_groups(
-        self, mesh: Mesh, operation: Operation, params: Params, clip: jax.Array, form: Form
+        self, mesh: Mesh, operation: Operation, params: Params, clip: jax.Array, form: Form = WHOLE
     ) -> jax.Array:
         """Pure: the whole clip as one program, a group of frame batches after the other."""
         cache, parts = None, []
         for frames in self.schedule(operation, clip.shape[1]):
             piece = clip[:, frames]
             group = self._deal(mesh, operation, piece.shape, cache is None)
-            out, cache = group.over_devices(self._step_of(operation, form))(params, group.placed(piece), cache)
+            step = group.over_devices(self._step_of(operation, form))
+            out, cache = step(params, group.placed(piece, piece.dtype), cache)
             parts.append(group.collected(out))
         return jnp.concatenate(parts, axis=1)
 
@@ -447,8 +502,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         form = self._lowered_form(operation, shape, sharding)
         sharding = self._sharding(sharding)
         options = compiler_options(device_of(sharding).platform, self.dtype)
-        whole = self._whole if self.mesh is None else partial(self._whole_in_groups, self.mesh)
-        run = jax.jit(partial(whole, operation, form=form), compiler_options=options)
+        run = jax.jit(partial(self._one_program(), operation, form=form), compiler_options=options)
         if self.mesh is not None:  # what does not divide is on every device
             sharding = result_sharding(self.mesh, shape)
         with self._scope(), tracing_for(device_of(sharding).platform):
@@ -488,8 +542,15 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
             cache = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), cache)
             return step.lower(params, frames, cache)
 
+    def checked(self, operation: Operation, clip: Any) -> Any:
+        """On a mesh, NumPy's clip as it is: each host reads what its own devices take, and brings that to the dtype."""
+        if self.mesh is None or not isinstance(clip, np.ndarray) or not arrays.is_float(clip.dtype):
+            return super().checked(operation, clip)
+        self._check_shape(operation, clip.shape)
+        return clip
+
     def _check_shape(self, operation: Operation, shape: tuple[int, ...]) -> None:
-        self.checked(operation, np.broadcast_to(np.zeros((), arrays.DTYPES[self.dtype]), shape))
+        super().checked(operation, np.broadcast_to(np.zeros((), arrays.DTYPES[self.dtype]), shape))
 
     def _lowered_form(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> Form:
         """The fastest form that there is certainly room for, else the leanest."""

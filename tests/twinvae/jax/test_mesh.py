@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -43,6 +44,41 @@ def dealt(operation, frames, batch, starts=True, height=32, clips=1, **axes):
 )
 def test_each_device_takes_a_frame_batch_behind_the_place_of_the_remainder(operation, frames, batch, time, expected):
     assert dealt(operation, frames, batch, time=time).frames() == expected
+
+
+class Read(np.ndarray):
+    """Says how much of it was read: what an index of frames copied."""
+
+    copied: ClassVar = []
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        if isinstance(key, tuple) and isinstance(key[1], np.ndarray):
+            self.copied.append((self.shape, found.shape))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("group", "read"),
+    [
+        (dealt("decode", 5, 2, time=2, height=5, rows=2, clips=2), ((2, 5, 3, 32, 4), (2, 3, 3, 32, 4))),
+        (dealt("decode", 3, 2, time=2, height=5, clips=3), ((3, 3, 5, 32, 4), (3, 3, 5, 32, 4))),
+    ],
+)
+def test_a_device_is_given_its_part_of_what_is_dealt_out_and_no_more_is_read(group, read, monkeypatch):
+    clip = np.random.default_rng(0).random(group.shape, np.float32).view(Read)
+    want = np.asarray(group.dealt(jax.numpy.asarray(np.asarray(clip))))
+    monkeypatch.setattr(Read, "copied", [])
+    _, time, rows = group.mesh.shape.values()
+    frames, height = group.dealt_shape[1] // time, group.dealt_shape[2] // rows
+    for device, row in np.ndindex(time, rows):
+        of_device, of_row = (slice(at * size, (at + 1) * size) for at, size in ((device, frames), (row, height)))
+        place = (slice(None), of_device, of_row, slice(None), slice(None))
+        found = group.part(clip, np.dtype("float16"), place)
+        assert found.dtype == "float16"
+        np.testing.assert_array_equal(found, want[place].astype("float16"))
+    assert Read.copied[0] == read
+    assert len(Read.copied) == time * rows
 
 
 def test_frame_batches_run_side_by_side_in_groups_whose_last_takes_what_is_left():

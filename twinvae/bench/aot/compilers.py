@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from importlib.metadata import version
+from typing import Any
 
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from twinvae.bench.aot import cuda, libtpu, tpu_compiler
 from twinvae.jax.chips import CHIPS
+
+TOPOLOGIES = {"v6e": {4: "v6e:2x2", 8: "v6e:2x4", 16: "v6e:4x4"}}  # by chips
 
 
 def platform_of(chip: str) -> str:
@@ -38,6 +41,22 @@ def target(chip: str) -> str:
     if CHIPS[chip].kind == "tpu":
         return CHIPS[chip].topology
     return f"{chip} {hashlib.sha256(cuda.description(chip).encode()).hexdigest()[:8]}"
+
+
+def devices_of(chip: str, count: int) -> tuple[tuple[Any, ...], str]:
+    """At least so many devices of a chip that are connected, and what programs for them are compiled for, in short.
+
+    Raises:
+        RuntimeError: its compiler is missing, or in use; the message says what to do.
+        ValueError: more devices than any topology has that is known here.
+    """
+    if CHIPS[chip].kind == "gpu":
+        return cuda.devices(chip, count), target(chip) + (f" x{count}" if count > 1 else "")
+    known = TOPOLOGIES.get(chip, {4: CHIPS[chip].topology})
+    enough = min((size for size in known if size >= count), default=None)
+    if enough is None:
+        raise ValueError(f"{count} devices of a {chip}: known are {', '.join(known.values())}")
+    return tpu_compiler.devices(known[enough]), known[enough]
 
 
 def sharding_on(chip: str, count: int = 1) -> Sharding:

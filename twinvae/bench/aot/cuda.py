@@ -61,9 +61,14 @@ def origin(card: str) -> str:
     return _written(card)[0].removeprefix("# ").rstrip(".\n")
 
 
-@cache
 def device(card: str) -> Any:
-    """A card, to lower programs for.
+    """A card, to lower programs for (see `devices`)."""
+    return devices(card)[0]
+
+
+@cache
+def devices(card: str, count: int = 1) -> tuple[Any, ...]:
+    """Cards of one host, to lower programs for.
 
     Raises:
         RuntimeError: there is no plug-in, or one for another JAX; the message says what to do.
@@ -71,8 +76,8 @@ def device(card: str) -> Any:
     if reason := missing():
         raise RuntimeError(reason)
     expect_no_gpu()
-    found = topologies.get_topology_desc(platform="cuda", target_config=description(card), topology="1x1x1")
-    return found.devices[0]
+    found = topologies.get_topology_desc(platform="cuda", target_config=description(card), topology=f"1x1x{count}")
+    return tuple(found.devices)
 
 
 def save(card: str, folder: Path = CARDS) -> Path:
