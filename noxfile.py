@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 STAMP = VENV / "installed-from"
-APART = ("generation", "memory", "speed")  # for both backends at once; for compilers too; with the machine to itself
+APART = ("generation", "memory", "scaling", "speed")  # for both backends at once; for compilers; with the machine alone
 SUITES = sorted({test.parent.name for test in ROOT.glob("suites/*/test_*.py")})
 
 # Unit tests that load no model, or next to none.

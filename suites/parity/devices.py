@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,26 +146,47 @@ def layers_of(row: Row) -> dict[str, int]:
     }
 
 
-def run(some: list[Row], programs: Path | None = None) -> list[Told]:
-    """Run rows in a process of its own, which sees the devices.
+class Telling:
+    """What a process says of rows, by their names; a row that it has not come to yet is waited for."""
+
+    def __init__(self, process: subprocess.Popen, place: Path, names: list[str]) -> None:
+        self._process, self._place, self._names = process, place, names
+        self._found: dict[str, Told] = {}
+
+    def __getitem__(self, name: str) -> Told:
+        if name not in self._found:
+            path = self._place / f"{self._names.index(name)}.npz"
+            while not path.exists():
+                if self._process.poll() is not None and not path.exists():
+                    said = (self._place / "said").read_text()[-4000:]
+                    raise RuntimeError(f"the process of {name} ended with {self._process.returncode}:\n{said}")
+                time.sleep(0.05)
+            with np.load(path) as arrays:
+                facts = json.loads(arrays["facts"].item())
+                self._found[name] = Told(**facts, **{name: arrays[name] for name in ARRAYS})
+        return self._found[name]
+
+
+@contextmanager
+def telling(some: dict[str, Row], programs: Path | None = None) -> Iterator[Telling]:
+    """A process of its own, which sees the devices, runs rows one after the other.
 
     Args:
         programs: a folder in which compiled programs are kept.
     """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        for levels in {row.get("levels", 1) for row in some}:
+        for levels in {row.get("levels", 1) for row in some.values()}:
             write_checkpoint(place / f"levels{levels}", config_of(levels), seeded_tensors(config_of(levels), 0))
-        (place / "rows.json").write_text(json.dumps(some))
+        (place / "rows.json").write_text(json.dumps(list(some.values())))
         command = [sys.executable, "-m", "suites.parity.devices", folder]
-        done = subprocess.run(
-            command, env=_environment(DEVICES, programs), cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-4000:]}")
-        facts = json.loads((place / "told.json").read_text())
-        arrays = np.load(place / "told.npz")
-        return [Told(**told, **{name: arrays[f"{name}{index}"] for name in ARRAYS}) for index, told in enumerate(facts)]
+        with (place / "said").open("w") as said:
+            process = subprocess.Popen(command, env=_environment(DEVICES, programs), cwd=ROOT, stdout=said, stderr=said)
+        try:
+            yield Telling(process, place, list(some))
+        finally:
+            process.kill()
+            process.wait()
 
 
 class Hosts(NamedTuple):
@@ -265,7 +288,7 @@ def gradients_of(vae: Any) -> np.ndarray:
 
 
 def tell(folder: Path) -> None:
-    facts, arrays, loaded = [], {}, {}
+    loaded = {}
     for index, fields in enumerate(json.loads((folder / "rows.json").read_text())):
         row = as_row(fields)
         key = tuple(row.get(name) for name in ("mesh", "levels", "backend", *SETTINGS))
@@ -274,10 +297,10 @@ def tell(folder: Path) -> None:
             mesh = twinvae.make_mesh(clips=clips, time=time, rows=parts)
             loaded[key] = settle(load(row.get("backend", "flax"), folder, row).on(mesh), row)
         told = told_of(loaded[key], row)
-        arrays |= {f"{name}{index}": told.pop(name) for name in ARRAYS}
-        facts.append(told)
-    np.savez(folder / "told.npz", **arrays)
-    (folder / "told.json").write_text(json.dumps(facts))
+        arrays = {name: told.pop(name) for name in ARRAYS}
+        with (folder / "partial").open("wb") as file:
+            np.savez(file, facts=json.dumps(told), **arrays)
+        os.replace(folder / "partial", folder / f"{index}.npz")
 
 
 def told_of(vae: Any, row: Row) -> dict[str, Any]:
@@ -359,9 +382,11 @@ def main(argument: str) -> None:
     elif argument == "--host":
         host(sys.argv[2:])
     elif argument == "--all":
-        for row, told in zip(rows(), run(rows()), strict=True):
-            want = expected(row)
-            print(row, *(np.abs(found - want).max() for found in (told.output, told.streamed)), told.again)
+        some = {str(number): row for number, row in enumerate(rows(), 1)}
+        with telling(some) as told:
+            for name, row in some.items():
+                want, said = expected(row), told[name]
+                print(row, *(np.abs(found - want).max() for found in (said.output, said.streamed)), said.again)
     else:
         tell(Path(argument))
 

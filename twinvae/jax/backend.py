@@ -73,6 +73,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         planner: which says what a call takes.
         mesh: of devices that share each call; None: the default device. `on` gives a VAE with another.
         shared_axes: of a mesh, those that may be larger than 1.
+        gathered: on a mesh, every device is given all of a result, and so every host: else each has its part.
     """
 
     shared_axes: tuple[str, ...] = (CLIPS,)
@@ -86,6 +87,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         self.slab_bytes = SLAB_BYTES
         self.memory_budget: int | None = None
         self.mesh: Mesh | None = None
+        self.gathered = False
         self._begin()
 
     def _begin(self) -> None:
@@ -374,15 +376,16 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
 
     def _collecting(self, group: Deal) -> Any:
         """The program that puts together what a group of frame batches gives."""
-        if group not in self._compiled_steps:
-            collect = group.collected
+        key = group, self.gathered
+        if key not in self._compiled_steps:
+            collect, gathered = group.collected, self.gathered
 
             def run(out: jax.Array) -> jax.Array:
                 shape = jax.eval_shape(collect, out).shape
-                return jax.jit(collect, out_shardings=result_sharding(group.mesh, shape))(out)
+                return jax.jit(collect, out_shardings=result_sharding(group.mesh, shape, gathered))(out)
 
-            self._compiled_steps[group] = run
-        return self._compiled_steps[group]
+            self._compiled_steps[key] = run
+        return self._compiled_steps[key]
 
     def schedule(self, operation: Operation, frames: int, continued: bool = False) -> list[slice]:
         batches = super().schedule(operation, frames, continued)
@@ -432,7 +435,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         with self._scope():
             if len(parts) == 1:
                 return parts[0]
-            return jnp.concatenate(parts, axis) if self.mesh is None else join(self.mesh, parts, axis)
+            return jnp.concatenate(parts, axis) if self.mesh is None else join(self.mesh, parts, axis, self.gathered)
 
     def blend(self, tile: jax.Array, neighbour: jax.Array, extent: int, axis: int) -> jax.Array:
         with self._scope():

@@ -139,6 +139,10 @@ def replicated(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(from_host, tree)
 
 
+class NotDealtError(ValueError):
+    """Frame batches that cannot be dealt out in time."""
+
+
 class Deal(NamedTuple):
     """How a group of frame batches is dealt out: one to each device in time, and clips and rows to the others.
 
@@ -276,7 +280,7 @@ def deal(mesh: Mesh, config: VAEConfig, operation: Operation, shape: Shape, batc
         batch_size: frames, or latents, that go through together.
         starts: whether the group begins the clip, and takes its remainder.
     Raises:
-        ValueError: a remainder that cannot be told from its batch: some layer joins frames of both.
+        NotDealtError: a remainder that cannot be told from its batch: some layer joins frames of both.
     """
     frames, height = shape[1:3]
     through = encoded_frames if operation == "encode" else decoded_frames
@@ -292,7 +296,7 @@ def deal(mesh: Mesh, config: VAEConfig, operation: Operation, shape: Shape, batc
     leads = at_each_level(lead, batch)
     if any(first and rest % 2 for first, rest in leads[:-1]):  # pairs of frames would be one of either
         if frames >= 2 * batch_size:
-            raise ValueError(
+            raise NotDealtError(
                 f"{operation} of {frames} frames, {batch_size} together, cannot be dealt out in time: a layer joins "
                 f"two frames, one of the remainder of {lead} and one of the batch beside it. Take a number of frames "
                 f"that is a multiple of {batch_size}, another frame batch size, or a mesh with time=1"
@@ -306,16 +310,26 @@ def deal(mesh: Mesh, config: VAEConfig, operation: Operation, shape: Shape, batc
     return Deal(mesh, shape, lead, batch, rows, leads[-1], scale, by_frames, starts)
 
 
-def result_sharding(mesh: Mesh, shape: Shape) -> NamedSharding:
-    """Of what a call gives; an axis that does not divide evenly is on all devices in full: JAX has no other way."""
-    names = [name if size % mesh.shape[name] == 0 else None for name, size in zip(AXES, shape, strict=False)]
+def result_sharding(mesh: Mesh, shape: Shape, gathered: bool = False) -> NamedSharding:
+    """Of what a call gives; an axis that does not divide evenly is on all devices in full: JAX has no other way.
+
+    Args:
+        gathered: every device has all of it.
+    """
+    names = (
+        []
+        if gathered
+        else [name if size % mesh.shape[name] == 0 else None for name, size in zip(AXES, shape, strict=False)]
+    )
     return NamedSharding(mesh, PartitionSpec(*names))
 
 
-def join(mesh: Mesh, parts: Sequence[jax.Array], axis: int) -> jax.Array:
+def join(mesh: Mesh, parts: Sequence[jax.Array], axis: int, gathered: bool = False) -> jax.Array:
     """Parts as one array, sharded as results are."""
     if isinstance(parts[0], Tracer):
         return jnp.concatenate(parts, axis)
     shape = list(parts[0].shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
-    return jax.jit(jnp.concatenate, static_argnums=1, out_shardings=result_sharding(mesh, tuple(shape)))(parts, axis)
+    return jax.jit(jnp.concatenate, static_argnums=1, out_shardings=result_sharding(mesh, tuple(shape), gathered))(
+        parts, axis
+    )
