@@ -1,11 +1,12 @@
 """Clips on meshes of 8 virtual CPU devices: rows of settings, and the process of its own that runs them.
 
 `devices.jsonl` is a covering array of `FACTORS` (`python -m suites.parity.devices --draw`), its first rows with every
-value at least once; `--all` holds every row against one device.
+value at least once; `--all` holds every row against diffusers, and `--splits` those of an array with every split of 8.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -46,6 +47,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "size": ((3, 2), (1, 3), (5, 1), (4, 2)),  # latent cells; a video has a pixel more
     "clips": (1, 2, 3),
 }
+SPLITS = tuple(split for split in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(split) == DEVICES)
 QUICK = 6  # rows that every run takes
 HOSTS_TAKE = 240  # seconds at most
 DEAD_AFTER = 10  # seconds without a word of a host
@@ -362,11 +364,16 @@ def _collecting(group: Any, shape: tuple[int, ...]) -> str:
         return jax.jit(group.collected, out_shardings=wanted).lower(given).compile().as_text()
 
 
-def draw() -> None:
-    """Rows that hold every pair of values, the first ones every value."""
+def drawn(factors: dict[str, tuple[Any, ...]]) -> list[Row]:
+    """Rows that hold every pair of values."""
     from covertable import make
 
-    found = [as_row(dict(row)) for row in make({name: list(values) for name, values in FACTORS.items()}, strength=2)]
+    return [as_row(dict(row)) for row in make({name: list(values) for name, values in factors.items()}, strength=2)]
+
+
+def draw() -> None:
+    """Rows that hold every pair of values, the first ones every value."""
+    found = drawn(FACTORS)
     missing, ordered = {(name, value) for name in FACTORS for value in FACTORS[name]}, []
     while missing:
         ordered.append(max(found, key=lambda row: len(missing & set(row.items()))))
@@ -381,12 +388,14 @@ def main(argument: str) -> None:
         draw()
     elif argument == "--host":
         host(sys.argv[2:])
-    elif argument == "--all":
-        some = {str(number): row for number, row in enumerate(rows(), 1)}
+    elif argument in ("--all", "--splits"):
+        every = rows() if argument == "--all" else drawn(FACTORS | {"mesh": SPLITS})
+        some = {str(number): row for number, row in enumerate(every, 1)}
         with telling(some) as told:
             for name, row in some.items():
                 want, said = expected(row), told[name]
-                print(row, *(np.abs(found - want).max() for found in (said.output, said.streamed)), said.again)
+                apart = [np.abs(found - want).max() for found in (said.output, said.streamed)]
+                print(row, *apart, said.again, flush=True)
     else:
         tell(Path(argument))
 

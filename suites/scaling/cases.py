@@ -45,6 +45,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "v5p": (_of(rows=4),),
     "h100": (
         ALONE, LATER, _of(rows=2), _of(time=2), _of(rows=8), _of(rows=8, first=False), _of(time=2, rows=4), _of(time=8),
+        _of(time=5), _of(time=5, first=False),
     ),
 }  # fmt: skip
 HALVED = _of(time=5), _of(time=5, first=False)  # all that 5 devices in time run of 81 frames

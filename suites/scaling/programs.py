@@ -71,16 +71,20 @@ def lowered(case: Case, devices: tuple[jax.Device, ...]) -> jax.stages.Lowered:
 
 
 def compiled(chip: str, lowered: jax.stages.Lowered) -> Outcome:
-    """What a compiler says of a program: loops count as often as they run, and collectives with what they give."""
+    """What a compiler says of a program, with the time of processors that it takes."""
     start = time.process_time()
     program, outcome = compiled_program(lowered)
-    seconds, text = time.process_time() - start, program.as_text()
+    return counted(chip, outcome._replace(seconds=time.process_time() - start), program.as_text())
+
+
+def counted(chip: str, outcome: Outcome, text: str) -> Outcome:
+    """What stands in a program's text: loops count as often as they run, and collectives with what they give."""
     counts = {}
     for kind, sent in sorted(collectives(text).items()):
         counts |= {kind: sent.count, kind + BYTES: sent.bytes}
     read = Compiled(text)
     return outcome._replace(
-        fits=outcome.peak_bytes <= CHIPS[chip].usable_bytes, seconds=seconds, counts=counts, flops=read.flops(),
+        fits=outcome.peak_bytes <= CHIPS[chip].usable_bytes, counts=counts, flops=read.flops(),
         bytes_accessed=read.bytes_accessed(),
     )  # fmt: skip
 

@@ -212,8 +212,8 @@ class Deal(NamedTuple):
         missing = [have - had for have, had in zip(self.dealt_shape, group.shape, strict=True)]
         return jnp.pad(group, [(0, count) for count in missing]) if any(missing) else group
 
-    def part(self, group: np.ndarray, dtype: np.dtype, place: tuple[slice, ...]) -> np.ndarray:
-        """What stands in a place of the group as it is dealt out; nothing else is read."""
+    def part(self, group: np.ndarray, dtype: np.dtype, place: Any) -> np.ndarray:
+        """What stands in a place (slices) of the group as it is dealt out; nothing else is read."""
         frames = np.array(self.frames())[place[1]]
         taken = np.asarray(group[place[0], :, place[2]][:, frames], dtype)
         wanted = [len(range(*cut.indices(size))) for cut, size in zip(place, self.dealt_shape, strict=True)]

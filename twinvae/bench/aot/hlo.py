@@ -12,7 +12,7 @@ from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
-BYTES = {"vmem": 0, "f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
+BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 CONVOLUTIONS, IN_FLOAT32, CHANNEL_FIRST = "convolutions", "convolutions in float32", "channel-first convolutions"
 TRANSPOSES, COPIES = "transposes of activations", "copies of activations"
 FLOAT32, FUSIONS, OTHERS = "float32 activations", "fusions", "other library calls"
@@ -21,7 +21,6 @@ ALLOCATION = "AllocateBuffer"
 NO_KERNEL = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call")
 SLICES = ("slice", "dynamic-slice")
 STARTS, ENDS = "-start", "-done"  # of what goes on beside other operations
-ON_CHIP = "vmem"  # what a TPU keeps in its vector memory, which costs its memory nothing
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _OPERATION = re.compile(
     r"^\s+(ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>\((?:[^()]|\([^()]*\))*\)|\S+) (?P<opcode>[\w\-]+)"
@@ -40,14 +39,24 @@ _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 
 
 class Value(NamedTuple):
-    """An array."""
+    """An array.
+
+    Args:
+        near: a TPU keeps it in its vector memory.
+    """
 
     dtype: str
     shape: tuple[int, ...]
+    near: bool = False
 
     @property
     def bytes(self) -> int:
         return prod(self.shape) * BYTES.get(self.dtype, 1)
+
+    @property
+    def moved(self) -> int:
+        """Bytes of a device's memory that reading or writing it moves."""
+        return 0 if self.near else self.bytes
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
@@ -119,7 +128,7 @@ class Compiled:
             elif found := _OPERATION.match(line):
                 current[found["name"]] = Operation(
                     found["name"], bool(found[1]), found["opcode"],
-                    tuple(Value(ON_CHIP if near else dtype, tuple(map(int, filter(None, sides.split(",")))))
+                    tuple(Value(dtype, tuple(map(int, filter(None, sides.split(",")))), bool(near))
                           for dtype, sides, near in _VALUE.findall(found["type"])),
                     tuple(_NAME.findall(found["operands"])), found["operands"], found["rest"],
                 )  # fmt: skip
@@ -242,9 +251,9 @@ class Compiled:
         return sum(times * (self._read(where, one) + self._written(where, one)) for where, one, times in found)
 
     def _read(self, where: Computation, one: Operation) -> int:
-        sizes = [sum(value.bytes for value in where[name].results) for name in one.operands]
+        sizes = [sum(value.moved for value in where[name].results) for name in one.operands]
         if one.opcode in SLICES:
-            return sum(value.bytes for value in one.results)
+            return sum(value.bytes for value in one.results) if sizes[0] else 0
         if one.opcode == "dynamic-update-slice":
             return sizes[1]
         if one.opcode != "fusion":
@@ -274,7 +283,7 @@ class Compiled:
 
     def _written(self, where: Computation, one: Operation) -> int:
         if one.opcode.endswith(STARTS):  # where it goes, then where it comes from
-            return one.results[0].bytes
+            return one.results[0].moved
         if one.opcode != "fusion":
             return _written_of(where, one)
         inside = self.computations[one.called[0]]
@@ -297,4 +306,4 @@ def _written_of(inside: Computation, part: Operation) -> int:
         part = inside[part.operands[0]]
     if part.opcode == "dynamic-update-slice":
         part = inside[part.operands[1]]
-    return sum(value.bytes for value in part.results)
+    return sum(value.moved for value in part.results)
