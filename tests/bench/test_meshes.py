@@ -8,7 +8,10 @@ import jax
 import pytest
 
 from twinvae.bench.meshes import Asked, asked
-from twinvae.jax.mesh import result_sharding
+from twinvae.bench.options import OPTIONS
+from twinvae.bench.places import SUITES
+from twinvae.bench.plugin import NOT_TAKEN, port_speaks
+from twinvae.jax.mesh import NotDealtError, result_sharding
 
 
 @pytest.fixture
@@ -65,3 +68,17 @@ def test_backends_on_several_hosts_give_each_all_of_a_result():
     on = Asked({"time": 1}, hosts=2).put(vae)
     assert on.gathered
     assert result_sharding(on.mesh, (1, 2, 3), gathered=True).is_fully_replicated
+
+
+def test_what_a_mesh_refuses_is_skipped_and_counted_on_a_mesh_alone():
+    counted = {}
+
+    def item(mesh):
+        return SimpleNamespace(config=SimpleNamespace(stash={OPTIONS: SimpleNamespace(mesh=mesh), NOT_TAKEN: counted}),
+                               path=SUITES / "frames" / "test_counts.py")  # fmt: skip
+
+    with pytest.raises(pytest.skip.Exception, match="7 frames"), port_speaks(item(Asked({"time": 2}))):
+        raise NotDealtError("7 frames")
+    assert counted == {"frames": {": 7 frames": 1}}
+    with pytest.raises(NotDealtError), port_speaks(item(None)):
+        raise NotDealtError("7 frames")
