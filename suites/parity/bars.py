@@ -137,8 +137,8 @@ SLABS_OFF_WHOLE = because(
 )
 FORMS = {metric: WHOLE["float64"][metric] for metric in ("max_abs", "relative_l2")}
 DEVICES = because(
-    "Devices compute what one does, and add up in another order: at most 4.4e-15 over all rows of the covering array, and "
-    "over one with every split of 8 devices (60 rows). "
+    "Devices compute what one does, and add up in another order: at most 4.4e-15 over all rows of the covering array, "
+    "and over one with every split of 8 devices (60 rows). "
     "Planted: a remainder left out of statistics gives 0.12, a halo of one frame 0.78, a cache of an idle device 0.75, "
     "a row halo missing at one seam 0.98, statistics of a shard 1.7.",
     **{"max_abs": Bar(1e-12, ROUNDING, 1e-13), "values that differ when called again": Bar(0, better="equal")},
