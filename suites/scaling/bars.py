@@ -6,7 +6,8 @@ from twinvae.bench.bars import SHOWN_ONLY, Bar, Held, because
 
 PEAK, SENT, OVER_HALOS, OTHERS = "peak", "sent in a round", "sent over the halos", "other collectives"
 COMPILING = "compile time over one device's"
-SPEED_UP, SHARE, HIDDEN = "modelled speed-up", "over what the first batch allows", "modelled speed-up, sending hidden"
+SPEED_UP, HIDDEN = "modelled speed-up", "modelled speed-up, sending hidden"
+SHARE, IN_TIME = "over what the first batch allows", "in time alone, over what the first batch allows"
 
 EXACT = "The compiler's own word: of one program the same on every run. 2 % is room for other versions, not measured."
 LIMITS = {"rows on 4": 5, "time on 2, rows on 4": 5, "time on 8": 33.55}
@@ -37,6 +38,7 @@ MODELLED = because(
     "versions.",
     **{
         SHARE: Bar(0.85, 1.02, better="higher", unit="x", why="The limit is what was asked for."),
+        IN_TIME: Bar(None, 1.02, better="higher", unit="x"),
         SPEED_UP: Bar(None, 1.02, better="higher", unit="x"),
         HIDDEN: Bar(None, 1.02, better="higher", unit="x"),
     },

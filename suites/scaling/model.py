@@ -79,12 +79,16 @@ def seconds(cost: Cost, chip: Chip, dtype: str = "bfloat16") -> float:
 
 
 def cost_at(costs: Mapping[int, Cost], rows: int) -> Cost:
-    """Of so many rows: on the line between the nearest that were compiled, and on with the last line beyond them."""
+    """Of so many rows: on the line between the nearest that were compiled, and on with the last line beyond them.
+
+    Fewer than any that was compiled take their share at least.
+    """
     known = sorted(costs)
     after = min(max(int(np.searchsorted(known, rows)), 1), len(known) - 1)
     low, high = known[after - 1], known[after]
-    share = (rows - low) / (high - low)
-    return Cost(*(max(0.0, one + share * (two - one)) for one, two in zip(costs[low], costs[high], strict=True)))
+    share, least = (rows - low) / (high - low), rows / low if rows < low else 0
+    return Cost(*(max(least * one, one + share * (two - one))
+                  for one, two in zip(costs[low], costs[high], strict=True)))  # fmt: skip
 
 
 def times(known: Known, chip: Chip, work: Work, split: Split) -> Times:

@@ -25,10 +25,14 @@ def test_a_program_takes_the_longer_of_its_flops_and_its_bytes():
     assert seconds(Cost(3e9, 4e9), CHIP) == 4
 
 
-@pytest.mark.parametrize(("rows", "flops"), [(8, 8), (2, 2), (5, 5.75), (1, 0.5), (10, 9.5)])
+@pytest.mark.parametrize(("rows", "flops"), [(8, 8), (2, 2), (5, 5.75), (1, 1), (10, 9.5)])
 def test_costs_lie_on_the_lines_between_what_was_compiled(rows, flops):
     costs = {2: Cost(2, 4), 4: Cost(5, 8), 8: Cost(8, 8)}
     assert cost_at(costs, rows).flops == flops
+
+
+def test_what_does_not_shrink_with_rows_is_kept_where_there_are_fewer():
+    assert cost_at({2: Cost(5, 0), 4: Cost(6, 0)}, 1).flops == 4.5
 
 
 @pytest.mark.parametrize(
