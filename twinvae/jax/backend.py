@@ -341,7 +341,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         if not inside:
             make_room()
         if self.mesh is not None:
-            return self._run_group(self.mesh, operation, frames, cache, form, inside, spent)
+            return self._run_group(self.mesh, operation, frames, cache, form, inside, spent, last)
         run = self.compiled_step(operation, form, inside, spent, alone=last and cache is None)
         with self._scope():
             return run(self.params, jnp.asarray(frames), cache)
@@ -355,6 +355,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         form: Form,
         inside: bool,
         spent: bool,
+        last: bool,
     ) -> Any:
         """Put frame batches through, side by side on the devices of a mesh."""
         if not is_here(mesh):
@@ -365,7 +366,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         group = self._deal(mesh, operation, frames.shape, cache is None)
         if cache is None and (idle := group.idle()):
             warnings.warn(f"{operation} of {list(frames.shape)}: {'; '.join(idle)}", stacklevel=2)
-        run = self.compiled_step(operation, form, inside, spent, group=group)
+        run = self.compiled_step(operation, form, inside, spent, group=group, alone=last and cache is None)
         with self._scope():
             out, carried = run(self.params, group.placed(frames, arrays.DTYPES[self.dtype]), cache)
             carried = carried if spent else group.kept(carried)
@@ -413,11 +414,12 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
             spent: nobody needs the conv cache that goes in, and what comes out may lie in its place.
             platform: that it is compiled for; the default device's where it is None.
             group: of frame batches that are dealt out to a mesh.
-            alone: for the only frame batch of a clip. In slabs, which are there to save memory, it keeps no conv
-                cache: that of 3 latents at 768x1360 is 8.6 GB. Elsewhere the program for longer clips serves it too.
+            alone: for the only frame batch of a clip, or the only group of them. In slabs, which are there to save
+                memory, it keeps no conv cache: that of 3 latents at 768x1360 is 8.6 GB. Elsewhere the program for
+                longer clips serves it too.
         """
         run = self._step_of(operation, form)
-        alone = alone and form != WHOLE and group is None
+        alone = alone and form != WHOLE
         run = partial(_without_cache, run) if alone else run
         run = run if group is None else group.over_devices(run)
         if not self.jit:
@@ -491,7 +493,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         self._check_shape(operation, shape)
         form, grid = self.layout(operation, self._abstract(shape, None))
         tiles, clips = tile_shapes(grid) if grid else [shape[2:4]], 1 if self.use_slicing else shape[0]
-        batches = [batch.stop - batch.start for batch in frame_batches(shape[1], self.frame_batch_size(operation))]
+        batches = [batch.stop - batch.start for batch in self.schedule(operation, shape[1])]
         kinds = [StepKind(first, length, *tile) for tile in dict.fromkeys(tiles)
                  for first, length in zip((True, False), batches[:2], strict=False)]  # fmt: skip
         alone = len(batches) == 1

@@ -11,11 +11,16 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import twinvae
+from suites.parity.devices import config_of
+from twinvae.bench.effort import little_effort
 from twinvae.config import PRESETS
+from twinvae.forms import ROW_SLABS
 from twinvae.frames import frame_batches, grouped
 from twinvae.interface import ConvCache
 from twinvae.jax.mesh import checked_mesh, deal, make_mesh
 from twinvae.jax.planner import shards
+from twinvae.registry import backend_module
+from twinvae.seeded import seeded_tensors
 
 TINY = PRESETS["tiny"]
 
@@ -188,3 +193,18 @@ def test_a_stream_is_not_resumed_with_a_conv_cache_of_another_mesh():
     cache = ConvCache("decode", "flax", vae.checkpoint, (1, 4, 4, "float32"), None, ({},), (1, 2, 1))
     with pytest.raises(ValueError, match=r"its mesh \(clips, time, rows\) is \(1, 2, 1\), expected \(1, 1, 1\)"):
         vae.decode_stream(latents, cache)
+
+
+def test_the_only_group_of_a_clip_keeps_no_conv_cache_in_slabs():
+    least = config_of()
+    made = backend_module("flax").load(least, seeded_tensors(least, 0), dtype="float32", jit=True, checkpoint="")
+    vae = made.on(make_mesh())
+    vae.forms = (ROW_SLABS,)
+
+    def handed_on(latents):
+        lowered = vae.lower_call("decode", (1, latents, 3, 2, 2))
+        return [len(jax.tree.leaves(one.out_info)) > 1 for one in lowered.values()]
+
+    assert (handed_on(3), handed_on(5)) == ([False], [True, True])
+    with little_effort():
+        assert vae.decode(np.zeros((1, 3, 3, 2, 2), np.float32)).shape == (1, 5, 6, 4, 3)
