@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 STAMP = VENV / "installed-from"
-APART = ("generation", "memory", "speed")  # for both backends at once; for compilers too; with the machine to itself
+APART = ("generation", "memory", "scaling", "speed")  # for both backends at once; for compilers; with the machine alone
 SUITES = sorted({test.parent.name for test in ROOT.glob("suites/*/test_*.py")})
 
 # Unit tests that load no model, or next to none.
@@ -108,6 +108,7 @@ def tests(session: nox.Session) -> None:
         return
     numbers = [f"suites/{suite}" for suite in SUITES if suite not in APART]
     memory = ("suites/memory", "--report-dir", "build/reports/memory")  # a folder is one run's at a time
+    meshes = ("suites/scaling", "--platform", "gpu-h100-aot", "--report-dir", "build/reports/scaling")
     two_at_a_time(
         session,  # the longest first
         (*quick, *numbers, "--backend", "torchax", "--report-dir", "build/reports/torchax"),
@@ -120,6 +121,7 @@ def tests(session: nox.Session) -> None:
         ("-m", "pytest", *memory, "--platform", "tpu-v6e-aot"),
         # How far a card reaches is left to `nox -s memory`: seeing whether its programs changed takes as long again.
         ("-m", "pytest", *memory, "--platform", "gpu-h100-aot", "-k", "not reaches"),
+        ("-m", "pytest", *meshes, "-k", "8-flax"),  # two of the ten programs tell of a change
         (*quick, *memory),
     )
     python(session, *quick, *pages, "suites/speed")

@@ -36,10 +36,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--coordinator", help="the first host's address and a port, where JAX cannot find the others")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int, help="this one's number, from 0")
+    parser.add_argument(
+        "--dead-after", type=int, default=DEAD_AFTER, metavar="SECONDS", help="without a word of a host"
+    )
     given = parser.parse_args(arguments)
     if given.hosts or given.coordinator:
         jax.distributed.initialize(
-            given.coordinator, given.processes, given.process, heartbeat_timeout_seconds=DEAD_AFTER
+            given.coordinator, given.processes, given.process, heartbeat_timeout_seconds=given.dead_after
         )
 
     mesh = twinvae.make_mesh(**given.mesh)

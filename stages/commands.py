@@ -61,6 +61,9 @@ Mesh = Annotated[
 DecodeMesh = Annotated[
     str | None, typer.Option("--decode-mesh", metavar="AXES", help="of devices for decoding, such as time=4,rows=2")
 ]
+OwnMesh = Annotated[
+    str | None, typer.Option("--mesh", "--decode-mesh", metavar="AXES", help="of devices, such as time=4,rows=2")
+]
 LatentsFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="safetensors or .npy of anyone's (default: DIR/latents.safetensors)")
 ]
@@ -136,9 +139,9 @@ def _token_mesh(axes: str | None) -> Any:
 
 
 def _vae_mesh(axes: str | None) -> Any:
-    import twinvae
+    from twinvae.jax.mesh import make_mesh
 
-    return _mesh(axes, twinvae.make_mesh)
+    return _mesh(axes, make_mesh)
 
 
 @kept_programs
@@ -172,7 +175,7 @@ def denoise(
 def decode(
     dir: Dir, model: ModelDir, latents: LatentsFile = None, layout: Layout = None, scaled: Scaled = None,
     drop: Drop = None, fps: Fps = None, backend: Backend = "flax", compare: Compare = "", dtype: Dtype = None,
-    tiling: Tiling = False, decode_mesh: DecodeMesh = None, console: Any = None,
+    tiling: Tiling = False, decode_mesh: OwnMesh = None, console: Any = None,
 ) -> None:  # fmt: skip
     """Decode latents, DIR/latents.safetensors or anyone's, with any backend: DIR/video.mp4 and DIR/decode.json."""
     from stages.decode import decode as decode_latents

@@ -72,7 +72,7 @@ def _as_loaded(shelf: Shelf) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def load(pytestconfig: pytest.Config, shelf: Shelf) -> Load:
+def load(pytestconfig: pytest.Config, shelf: Shelf, options: Options) -> Load:
     """`load(backend, model, mode, dtype)`: small models stay loaded, of large ones a backend's and the reference."""
     say = pytestconfig.pluginmanager.get_plugin("terminalreporter")
 
@@ -86,7 +86,8 @@ def load(pytestconfig: pytest.Config, shelf: Shelf) -> Load:
                 gc.collect()
                 jax.clear_caches()
                 say.write_line(f"\nloading {model.label} into {backend} in {dtype}; its tests take a minute or two")
-            shelf[key] = twinvae.load(backend, **model.source, dtype=dtype, jit=mode == "jit")
+            vae = twinvae.load(backend, **model.source, dtype=dtype, jit=mode == "jit")
+            shelf[key] = options.mesh.put(vae) if options.mesh and backend != REFERENCE else vae
         return shelf[key]
 
     return load

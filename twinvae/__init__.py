@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from twinvae.config import PRESETS, VAEConfig
+from twinvae.config import PRESETS, VAEConfig, preset_config
 from twinvae.interface import ConvCache, FrameStream, VideoVAE
 from twinvae.plan import Plan
 from twinvae.posterior import Posterior
@@ -51,7 +52,8 @@ def load(
         seed: of the seeded weights.
         memory_budget: "16GiB", or bytes: calls take the fastest form whose peak is under it (see `VideoVAE.plan`).
             None: what the device has.
-        mesh: of devices that share each call (see `make_mesh`); None: one device.
+        mesh: of devices that share each call (see `make_mesh`); None: one device. Where they are of several hosts, one
+            that can reads the weights, and sends them to the others.
     Raises:
         ValueError: unknown backend, preset or dtype, a seed that is no whole number, a checkpoint that does not fit its
             config, a budget that is no size, or a mesh that the backend cannot take.
@@ -59,7 +61,6 @@ def load(
     """
     from twinvae.arrays import checked_dtype
     from twinvae.checkpoint import fingerprint, read_checkpoint
-    from twinvae.config import preset_config
     from twinvae.pretrained import preset_tensors
     from twinvae.sizes import parse_size
 
@@ -71,7 +72,7 @@ def load(
         config = preset_config(preset)
         tensors = preset_tensors(preset, seed)
     else:
-        config, tensors = read_checkpoint(weights, subfolder)
+        config, tensors = _on_each_host(partial(read_checkpoint, weights, subfolder), mesh)
     vae = module.load(config, tensors, dtype=dtype, jit=jit, checkpoint=fingerprint(tensors))
     if memory_budget is not None:
         set_budget = getattr(vae, "set_memory_budget", None)
@@ -89,18 +90,51 @@ def load(
     return vae
 
 
-def make_mesh(clips: int = 1, time: int = 1, rows: int = 1, devices: Any = None) -> Any:
+def _on_each_host(read: Any, mesh: Any) -> Any:
+    """What is read: by each host, or where a mesh has devices of several, by one of them."""
+    if mesh is None:
+        return read()
+    from twinvae.jax.hosts import read_once, spans_hosts
+
+    return read_once(read) if spans_hosts(mesh) else read()
+
+
+def make_mesh(
+    shape: tuple[int, ...] | None = None,
+    *,
+    clips: int = 1,
+    time: int = 1,
+    rows: int = 1,
+    devices: Any = None,
+    vae: VideoVAE | None = None,
+) -> Any:
     """A mesh of devices for `load(..., mesh=mesh)` and `vae.on(mesh)`: a call's numbers stay as they are.
 
     Args:
+        shape: [b, t, h, w, c] of a video to encode, or of latents to decode (told apart by their channels): the split
+            that takes the least time, by what devices compute and send; some may be left over. None: it is given.
         clips, time, rows: over how many devices clips of a batch, frame batches and rows of frames are dealt out.
-        devices: as many as their product; None: the first ones that JAX has, of all hosts.
+        devices: as many as their product, or with a shape as many as there are; None: those that JAX has, of all hosts.
+        vae: whose programs are to fit: of splits, the fastest whose compiled peak does. None: nothing is compiled, and
+            the architecture is CogVideoX's own.
     Raises:
-        ValueError: a count below 1, or other devices than that many.
+        ValueError: a count below 1, other devices than that many, or a shape beside counts, or of other channels.
+        MemoryError: no split fits; the message names the smallest budget that would do.
     """
     from twinvae.jax import mesh  # which needs JAX
 
-    return mesh.make_mesh(clips, time, rows, devices)
+    if shape is None:
+        return mesh.make_mesh(clips, time, rows, devices)
+    if (clips, time, rows) != (1, 1, 1):
+        raise ValueError(
+            f"a shape, which says how to split, and clips={clips}, time={time}, rows={rows}: leave either out"
+        )
+    if vae is None:
+        return mesh.fastest_mesh(preset_config("cogvideox-2b"), shape, devices)
+    mesh_for = getattr(vae, "mesh_for", None)
+    if mesh_for is None:
+        raise ValueError(f"the {vae.backend!r} backend runs on one device: leave vae out, or load 'flax'")
+    return mesh_for(shape, devices)
 
 
 def load_layer(

@@ -1,18 +1,23 @@
 """Clips on meshes of 8 virtual CPU devices: rows of settings, and the process of its own that runs them.
 
 `devices.jsonl` is a covering array of `FACTORS` (`python -m suites.parity.devices --draw`), its first rows with every
-value at least once; `--all` holds every row against one device.
+value at least once; `--all` holds every row against diffusers, and `--splits` those of an array with every split of 8.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +31,7 @@ from twinvae.bench.halves import batched, stream, whole
 from twinvae.checkpoint import write_checkpoint
 from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
 from twinvae.frames import frame_batches
+from twinvae.registry import REFERENCE
 from twinvae.seeded import seeded_tensors
 from twinvae.tensors import tensor_shapes
 
@@ -41,8 +47,12 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "size": ((3, 2), (1, 3), (5, 1), (4, 2)),  # latent cells; a video has a pixel more
     "clips": (1, 2, 3),
 }
+SPLITS = tuple(split for split in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(split) == DEVICES)
 QUICK = 6  # rows that every run takes
 HOSTS_TAKE = 240  # seconds at most
+DEAD_AFTER = 10  # seconds without a word of a host
+ARRAYS = ("output", "streamed", "gradients")  # of what the process says
+SETTINGS = ("tiles", "sliced", "slab_bytes")  # of rows beside the covering array
 
 
 class Told(NamedTuple):
@@ -52,6 +62,7 @@ class Told(NamedTuple):
         output: moments or video.
         again: values of a second call that differ in any bit.
         streamed: the same in chunks, the stream resumed after its first frame batch.
+        gradients: of a reconstruction, one after the other; none of rows that do not ask for them.
         sharding: of the output, by axis.
         warned: what it said of idle devices.
         permutes, others: of the first group's program, how many permutations, and other collectives; of rows that are
@@ -64,6 +75,7 @@ class Told(NamedTuple):
     output: np.ndarray
     again: int
     streamed: np.ndarray
+    gradients: np.ndarray
     sharding: list[str | None]
     warned: list[str]
     permutes: int
@@ -112,6 +124,17 @@ def short(row: Row) -> bool:
     return min(row["together"], latents) < 2
 
 
+def settle(vae: Any, row: Row) -> Any:
+    """A VAE with the settings of a row."""
+    if row.get("tiles"):
+        vae.enable_tiling(*row["tiles"], 0.25, 0.25)
+    if row.get("sliced"):
+        vae.enable_slicing()
+    if row.get("slab_bytes") and vae.backend != REFERENCE:
+        vae.forms, vae.slab_bytes = ("row slabs",), row["slab_bytes"]
+    return vae
+
+
 def layers_of(row: Row) -> dict[str, int]:
     """Layers of each kind by their tensors; of a resizing, the rows that it needs of others."""
     decode = row["operation"] == "decode"
@@ -125,31 +148,70 @@ def layers_of(row: Row) -> dict[str, int]:
     }
 
 
-def run(some: list[Row], programs: Path | None = None) -> list[Told]:
-    """Run rows in a process of its own, which sees the devices.
+class Telling:
+    """What a process says of rows, by their names; a row that it has not come to yet is waited for."""
+
+    def __init__(self, process: subprocess.Popen, place: Path, names: list[str]) -> None:
+        self._process, self._place, self._names = process, place, names
+        self._found: dict[str, Told] = {}
+
+    def __getitem__(self, name: str) -> Told:
+        if name not in self._found:
+            path = self._place / f"{self._names.index(name)}.npz"
+            while not path.exists():
+                if self._process.poll() is not None and not path.exists():
+                    said = (self._place / "said").read_text()[-4000:]
+                    raise RuntimeError(f"the process of {name} ended with {self._process.returncode}:\n{said}")
+                time.sleep(0.05)
+            with np.load(path) as arrays:
+                facts = json.loads(arrays["facts"].item())
+                self._found[name] = Told(**facts, **{name: arrays[name] for name in ARRAYS})
+        return self._found[name]
+
+
+@contextmanager
+def telling(some: dict[str, Row], programs: Path | None = None) -> Iterator[Telling]:
+    """A process of its own, which sees the devices, runs rows one after the other.
 
     Args:
         programs: a folder in which compiled programs are kept.
     """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        for levels in {row.get("levels", 1) for row in some}:
+        for levels in {row.get("levels", 1) for row in some.values()}:
             write_checkpoint(place / f"levels{levels}", config_of(levels), seeded_tensors(config_of(levels), 0))
-        (place / "rows.json").write_text(json.dumps(some))
+        (place / "rows.json").write_text(json.dumps(list(some.values())))
         command = [sys.executable, "-m", "suites.parity.devices", folder]
-        done = subprocess.run(
-            command, env=_environment(DEVICES, programs), cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-4000:]}")
-        facts = json.loads((place / "told.json").read_text())
-        arrays = np.load(place / "told.npz")
-        return [Told(output=arrays[f"output{index}"], streamed=arrays[f"streamed{index}"], **told)
-                for index, told in enumerate(facts)]  # fmt: skip
+        with (place / "said").open("w") as said:
+            process = subprocess.Popen(command, env=_environment(DEVICES, programs), cwd=ROOT, stdout=said, stderr=said)
+        try:
+            yield Telling(process, place, list(some))
+        finally:
+            process.kill()
+            process.wait()
 
 
-def on_two_hosts(row: Row, folder: Path, programs: Path | None = None) -> np.ndarray:
-    """What `examples/decode_on_mesh.py` writes, in two processes on the loopback that have half of the devices each."""
+class Hosts(NamedTuple):
+    """What came of two processes, of which the second was killed when both had decoded.
+
+    Args:
+        video: that the first wrote.
+        seconds: that it took from then on to end.
+        said: what it printed.
+        status: its exit status.
+    """
+
+    video: np.ndarray
+    seconds: float
+    said: str
+    status: int
+
+
+def on_two_hosts(row: Row, folder: Path, programs: Path | None = None) -> Hosts:
+    """`examples/decode_on_mesh.py` in two processes on the loopback that have half of the devices each.
+
+    The second alone has the checkpoint.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -158,19 +220,36 @@ def on_two_hosts(row: Row, folder: Path, programs: Path | None = None) -> np.nda
     environment = _environment(np.prod(row["mesh"]) // 2, programs)
     mesh = ",".join(f"{name}={count}" for name, count in zip(("clips", "time", "rows"), row["mesh"], strict=True))
     command = [
-        sys.executable, "-m", "examples.decode_on_mesh", folder / "latents.npy", folder / "video.npy", "--mesh", mesh,
-        "--weights", folder / "vae", "--dtype", "float64", "--coordinator", address, "--processes", "2", "--process",
+        sys.executable, "-m", "suites.parity.devices", "--host", folder / "latents.npy", folder / "video.npy", "--mesh",
+        mesh, "--dtype", "float64", "--coordinator", address, "--processes", "2", "--dead-after", str(DEAD_AFTER),
     ]  # fmt: skip
-    pair = [subprocess.Popen([*command, str(process)], env=environment, cwd=ROOT, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True) for process in (0, 1)]  # fmt: skip
+    weights = folder / "not-here", folder / "vae"
+    pair = [subprocess.Popen([*command, "--weights", where, "--process", str(process)], env=environment, cwd=ROOT,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for process, where in enumerate(weights)]  # fmt: skip
     try:
-        said = [process.communicate(timeout=HOSTS_TAKE)[0] for process in pair]
+        killed = pair[1].communicate(timeout=HOSTS_TAKE)[0]
+        began = time.monotonic()
+        said = pair[0].communicate(timeout=HOSTS_TAKE)[0]
     finally:
         for process in pair:
             process.kill()
-    if any(process.returncode for process in pair):
-        raise RuntimeError(f"two hosts ended with {[process.returncode for process in pair]}:\n{said[0]}\n{said[1]}")
-    return np.load(folder / "video.npy")
+    if pair[1].returncode != -signal.SIGKILL:
+        raise RuntimeError(f"two hosts ended with {[process.returncode for process in pair]}:\n{said}\n{killed}")
+    return Hosts(np.load(folder / "video.npy"), time.monotonic() - began, said, pair[0].returncode)
+
+
+def host(arguments: list[str]) -> None:
+    """One of the two: decodes, and then is killed, or waits for the other."""
+    from jax import process_index
+    from jax.experimental.multihost_utils import sync_global_devices
+
+    from examples import decode_on_mesh
+
+    decode_on_mesh.main(arguments)
+    if process_index() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync_global_devices("the other host is gone")
 
 
 def _environment(count: int, programs: Path | None) -> dict[str, str]:
@@ -186,34 +265,44 @@ def load(backend: str, folder: Path, row: Row) -> Any:
     return twinvae.load(backend, weights=str(folder / f"levels{row.get('levels', 1)}"), dtype="float64")
 
 
-def expected(row: Row) -> np.ndarray:
+def expected(row: Row, gradients: bool = False) -> np.ndarray:
     """What diffusers gives on PyTorch."""
     with tempfile.TemporaryDirectory() as folder:
         place, config = Path(folder), config_of(row.get("levels", 1))
         write_checkpoint(place / f"levels{row.get('levels', 1)}", config, seeded_tensors(config, 0))
-        return whole(load("torch", place, row), row["operation"], clip_of(row), together(row))
+        reference = settle(load(REFERENCE, place, row), row)
+        if gradients:
+            return gradients_of(reference)
+        return whole(reference, row["operation"], clip_of(row), together(row))
+
+
+def gradients_of(vae: Any) -> np.ndarray:
+    """By every tensor and by a video that is encoded and decoded in two frame batches each, one after the other."""
+    ratio, draw = 2**vae.config.temporal_levels, np.random.default_rng(0)
+    video = draw.uniform(-1, 1, (1, 2 * ratio, 7, 2, vae.config.in_channels))
+    cotangent = draw.standard_normal((*video.shape[:2], 6, 2, vae.config.out_channels))
+    with batched(vae, "encode", ratio), batched(vae, "decode", 1):
+        found = vae.gradients(video, cotangent[:, :2])
+    return np.concatenate([np.ravel(found[name]) for name in sorted(found)])
 
 
 # Inside of the process
 
 
 def tell(folder: Path) -> None:
-    facts, arrays, loaded = [], {}, {}
+    loaded = {}
     for index, fields in enumerate(json.loads((folder / "rows.json").read_text())):
         row = as_row(fields)
-        key = row["mesh"], row.get("levels", 1), row.get("slab_bytes", 0), row.get("backend", "flax")
+        key = tuple(row.get(name) for name in ("mesh", "levels", "backend", *SETTINGS))
         if key not in loaded:
             clips, time, parts = row["mesh"]
-            loaded[key] = load(row.get("backend", "flax"), folder, row).on(
-                twinvae.make_mesh(clips=clips, time=time, rows=parts)
-            )
-            if row.get("slab_bytes"):
-                loaded[key].forms, loaded[key].slab_bytes = ("row slabs",), row["slab_bytes"]
+            mesh = twinvae.make_mesh(clips=clips, time=time, rows=parts)
+            loaded[key] = settle(load(row.get("backend", "flax"), folder, row).on(mesh), row)
         told = told_of(loaded[key], row)
-        arrays |= {f"{name}{index}": told[name] for name in ("output", "streamed")}
-        facts.append({name: value for name, value in told.items() if name not in ("output", "streamed")})
-    np.savez(folder / "told.npz", **arrays)
-    (folder / "told.json").write_text(json.dumps(facts))
+        arrays = {name: told.pop(name) for name in ARRAYS}
+        with (folder / "partial").open("wb") as file:
+            np.savez(file, facts=json.dumps(told), **arrays)
+        os.replace(folder / "partial", folder / f"{index}.npz")
 
 
 def told_of(vae: Any, row: Row) -> dict[str, Any]:
@@ -254,6 +343,7 @@ def told_of(vae: Any, row: Row) -> dict[str, Any]:
         "permutes": permutes.count if permutes else 0,
         "others": {kind: one.count for kind, one in found.items()},
         "collected": sum(one.count for one in collected.values()),
+        "gradients": gradients_of(vae) if row.get("gradients") else np.zeros(0),
         "bytes": permutes.bytes if permutes else 0,
         "cache": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)),
     }
@@ -274,11 +364,16 @@ def _collecting(group: Any, shape: tuple[int, ...]) -> str:
         return jax.jit(group.collected, out_shardings=wanted).lower(given).compile().as_text()
 
 
-def draw() -> None:
-    """Rows that hold every pair of values, the first ones every value."""
+def drawn(factors: dict[str, tuple[Any, ...]]) -> list[Row]:
+    """Rows that hold every pair of values."""
     from covertable import make
 
-    found = [as_row(dict(row)) for row in make({name: list(values) for name, values in FACTORS.items()}, strength=2)]
+    return [as_row(dict(row)) for row in make({name: list(values) for name, values in factors.items()}, strength=2)]
+
+
+def draw() -> None:
+    """Rows that hold every pair of values, the first ones every value."""
+    found = drawn(FACTORS)
     missing, ordered = {(name, value) for name in FACTORS for value in FACTORS[name]}, []
     while missing:
         ordered.append(max(found, key=lambda row: len(missing & set(row.items()))))
@@ -291,10 +386,16 @@ def draw() -> None:
 def main(argument: str) -> None:
     if argument == "--draw":
         draw()
-    elif argument == "--all":
-        for row, told in zip(rows(), run(rows()), strict=True):
-            want = expected(row)
-            print(row, *(np.abs(found - want).max() for found in (told.output, told.streamed)), told.again)
+    elif argument == "--host":
+        host(sys.argv[2:])
+    elif argument in ("--all", "--splits"):
+        every = rows() if argument == "--all" else drawn(FACTORS | {"mesh": SPLITS})
+        some = {str(number): row for number, row in enumerate(every, 1)}
+        with telling(some) as told:
+            for name, row in some.items():
+                want, said = expected(row), told[name]
+                apart = [np.abs(found - want).max() for found in (said.output, said.streamed)]
+                print(row, *apart, said.again, flush=True)
     else:
         tell(Path(argument))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from twinvae.bench.aot.compilers import platform_of
 from twinvae.bench.baselines import read_baseline
 from twinvae.bench.cases import Outputs, read_outputs
 from twinvae.bench.clips import read_clip
+from twinvae.bench.meshes import Asked, asked
 from twinvae.bench.models import Model
 from twinvae.bench.places import BASELINES, LOCAL_REPORTS, SUITES
 from twinvae.bench.ports import Taken, taken_by
@@ -34,7 +36,7 @@ LARGE_DTYPES = ("float32", "bfloat16")
 AXES = ("model", "backend", "mode", "dtype")
 NAMES = (
     "backend", "mode", "dtype", "preset", "weights", "subfolder", "clip", "seed", "platform", "aot",
-    "baseline-dir", "report-dir", "commit", "time-limit", "outputs",
+    "baseline-dir", "report-dir", "commit", "time-limit", "outputs", "mesh", "host",
 )  # fmt: skip
 
 
@@ -51,6 +53,7 @@ class Options:
         ports: of the backends that are ports, what each takes.
         time_limit: seconds that a call of a port may take; None: the default.
         outputs: made elsewhere, to be judged.
+        mesh: that backends are put on; None: one device.
     """
 
     backends: tuple[str, ...]
@@ -70,6 +73,7 @@ class Options:
     ports: dict[str, Taken] = field(default_factory=dict)
     time_limit: float | None = None
     outputs: Outputs | None = None
+    mesh: Asked | None = None
 
     @property
     def clip_label(self) -> str:
@@ -138,6 +142,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="that a call of a port may take; five times that for all calls of a kind",
     )
+    group.addoption(
+        "--mesh",
+        metavar="AXES",
+        help="run backends on a mesh, such as clips=1,time=2,rows=2; of virtual devices on a CPU",
+    )
+    group.addoption(
+        "--host", metavar="N/M@ADDRESS", help="with --mesh: this is host N of M, which run the same; 0 writes the page"
+    )
     group.addoption("--outputs", metavar="DIR", help="outputs made elsewhere, beside the cases.json of export-cases")
     group.addoption("--baseline-dir", metavar="DIR", help="where baselines are (default: baselines)")
     group.addoption("--report-dir", metavar="DIR", help="where records and pages go (default: reports/local)")
@@ -161,13 +173,14 @@ def read_options(given: Any) -> Options:
         pytest.UsageError: a value that is unknown, missing, or not readable or writable; the message says which
             option, what was found and what to give instead.
     """
+    mesh = _mesh(given)
     seed = _seed(given.seed)
     backends, limit = _backends(given.backend), _seconds(given.time_limit)
     weights = _weights(given.weights, given.subfolder, seed)
     presets = _names("--preset", given.preset, tuple(twinvae.PRESETS), () if weights else DEFAULT_PRESETS)
     models = [Model.of_preset(name, seed) for name in presets]
     models += [weights] if weights else []
-    platform = _platform(given)
+    platform = _platform(given) + (mesh.label if mesh else "")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", platform):
         raise pytest.UsageError(f"--platform {platform!r}: expected small letters, digits and dashes, such as gpu-h200")
     baseline_dir = _folder(given.baseline_dir, BASELINES, "--baseline-dir")
@@ -179,14 +192,14 @@ def read_options(given: Any) -> Options:
         models = own if len(names) == len(backends) else list({m.label: m for m in (*models, *own)}.values())
     return Options(
         backends=backends,
-        modes=_names("--mode", given.mode, MODES, MODES),
+        modes=("jit",) if mesh else _names("--mode", given.mode, MODES, MODES),
         dtypes=_names("--dtype", given.dtype, tuple(DTYPES), tuple(DTYPES)),
         models=tuple(models),
         weights=next((model.label for model in models if "weights" in model.source), "seeded"),
         clip=_clip(given.clip),
         platform=platform,
         baseline_dir=_valid_baselines(baseline_dir, platform),
-        report_dir=_writable(_folder(given.report_dir, LOCAL_REPORTS), platform),
+        report_dir=_reports(given, mesh, platform),
         seed=seed,
         given=_given(given),
         compiles_all=given.aot is not None,
@@ -195,7 +208,28 @@ def read_options(given: Any) -> Options:
         ports=ports,
         time_limit=limit,
         outputs=_outputs(given.outputs),
+        mesh=mesh,
     )
+
+
+def _mesh(given: Any) -> Asked | None:
+    """Before anything asks JAX for its devices."""
+    try:
+        found = asked(given.mesh, given.host)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+    if found and given.mode not in (None, "jit"):
+        raise pytest.UsageError(f"--mode {given.mode} with --mesh: a mesh runs compiled programs, --mode jit")
+    if found and any(map(is_port, (given.backend or "").split(","))):
+        raise pytest.UsageError(f"--backend {given.backend} with --mesh: a port runs in a process of its own")
+    return found
+
+
+def _reports(given: Any, mesh: Asked | None, platform: str) -> Path:
+    """Where records and pages go; of hosts but the first, a folder that nobody reads."""
+    if mesh and mesh.host:
+        return Path(tempfile.mkdtemp(prefix="twinvae-host-"))
+    return _writable(_folder(given.report_dir, LOCAL_REPORTS), platform)
 
 
 def _commit(given: str | None) -> str | None:

@@ -33,6 +33,7 @@ from twinvae.bench.report import Summary, judge_suites, write_diagnosis, write_r
 from twinvae.bench.verdicts import judge, judge_in, number
 from twinvae.capabilities import CAPABILITIES
 from twinvae.isolation import undisturbed
+from twinvae.jax.mesh import NotDealtError
 from twinvae.port import Budget, NotTaken, PortError, label_of
 from twinvae.registry import capabilities_of
 
@@ -276,12 +277,14 @@ def _baseline(config: pytest.Config, suite: str) -> Baseline | None:
 
 @contextmanager
 def port_speaks(item: pytest.Item) -> Iterator[None]:
-    """What goes wrong in a port fails its test in one line; what it does not take is skipped, and counted by reason."""
+    """What goes wrong in a port fails its test in one line; what it or a mesh does not take is skipped, and counted."""
     try:
         yield
     except PortError as error:
         pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
-    except NotTaken as why:
+    except (NotTaken, NotDealtError) as why:
+        if isinstance(why, NotDealtError) and not item.config.stash[OPTIONS].mesh:
+            raise
         backend = axis_fields(item).get("backend", "")
         of_suite = item.config.stash[NOT_TAKEN].setdefault(suite_of(item.path) or "", Counter())
         of_suite[f"{backend}: {why}"] += 1

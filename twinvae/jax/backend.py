@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,9 +25,22 @@ from twinvae.jax import tiling
 from twinvae.jax.compiling import compiler_options, on_gpu, tracing_for
 from twinvae.jax.mappings import make_room
 from twinvae.jax.memory import tree_bytes, usable_bytes
-from twinvae.jax.mesh import SPEC, Deal, checked_mesh, deal, is_here, join, replicated, result_sharding
+from twinvae.jax.mesh import (
+    SPEC,
+    Deal,
+    checked_mesh,
+    deal,
+    fastest,
+    is_here,
+    join,
+    make_mesh,
+    operation_of,
+    replicated,
+    result_sharding,
+)
 from twinvae.jax.planner import Call, Planner, device_of
 from twinvae.jax.shards import AXES, CLIPS, TIME
+from twinvae.jax.splits import Split, Work
 from twinvae.plan import Plan
 from twinvae.sizes import parse_size
 from twinvae.tiles import TileGrid, tile_shapes
@@ -59,6 +73,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         planner: which says what a call takes.
         mesh: of devices that share each call; None: the default device. `on` gives a VAE with another.
         shared_axes: of a mesh, those that may be larger than 1.
+        gathered: on a mesh, every device is given all of a result, and so every host: else each has its part.
     """
 
     shared_axes: tuple[str, ...] = (CLIPS,)
@@ -72,6 +87,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         self.slab_bytes = SLAB_BYTES
         self.memory_budget: int | None = None
         self.mesh: Mesh | None = None
+        self.gathered = False
         self._begin()
 
     def _begin(self) -> None:
@@ -119,16 +135,49 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
                     f"the {self.backend!r} backend shares {' and '.join(self.shared_axes)} among devices, not "
                     f"{' nor '.join(refused)}: {self.unshared}; make that axis 1, or load 'flax'"
                 )
-        again = deepcopy(self)
-        again.mesh = mesh
-        again.devices = (1, 1, 1) if mesh is None else tuple(mesh.devices.shape)
-        again.forms = tuple(form for form in self.forms if form != COLUMN_SLABS)  # rows are each device's own
+        again = self._planned_on(mesh)
         if mesh is None:
             again.params = jax.device_put(self.params, jax.devices()[0])
         elif is_here(mesh):
             with self._scope():
                 again.params = replicated(self.params, mesh)
         return again
+
+    def _planned_on(self, mesh: Mesh | None) -> JaxVideoVAE:
+        """The same VAE on a mesh, to which no parameters have been taken yet."""
+        again = deepcopy(self)
+        again.mesh = mesh
+        again.devices = (1, 1, 1) if mesh is None else tuple(mesh.devices.shape)
+        again.forms = tuple(form for form in self.forms if form != COLUMN_SLABS)  # rows are each device's own
+        return again
+
+    def mesh_for(self, shape: tuple[int, ...], devices: Sequence[Any] | None = None) -> Mesh:
+        """The mesh on which `encode` or `decode` of a clip takes the least time and fits (see `twinvae.make_mesh`).
+
+        Args:
+            devices: that may be used; None: all that JAX has.
+        Raises:
+            ValueError: a wrong shape, or a VAE that runs op by op.
+            MemoryError: no split fits; the message is that of the one which needs least.
+        """
+        operation, found = operation_of(self.config, shape), list(jax.devices() if devices is None else devices)
+        self._check_shape(operation, shape)
+        if not self.jit:
+            raise ValueError("a mesh runs compiled programs: load with jit=True")
+        refused: dict[Split, MemoryError] = {}
+        for split in fastest(Work.of(self.config, operation, shape, self.frame_batch_size(operation)), found):
+            if any(count > 1 and axis not in self.shared_axes for axis, count in zip(AXES, split, strict=True)):
+                continue
+            mesh = make_mesh(*split, devices=found[: split.devices])
+            there = self._planned_on(mesh)
+            call = there.call_of(operation, shape)
+            try:
+                if there.planner.roomy_form(call) is not None or there.planner.plan(call).exact:
+                    return mesh
+            except MemoryError as error:
+                refused[split] = error
+        leanest = max(refused, key=lambda split: split.clips * split.rows)  # time does not make a frame batch smaller
+        raise MemoryError(f"no split over {len(found)} devices fits; {leanest}: {refused[leanest]}")
 
     @abstractmethod
     def step(self, operation: Operation, params: Params, frames: jax.Array, cache: Cache | None) -> Any:
@@ -155,7 +204,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
             return {name: np.asarray(tensor) for name, tensor in self.named_tensors(self.params).items()}
 
     def activations(self, operation: Operation, clip: jax.Array) -> dict[str, jax.Array]:
-        clip = self.checked(operation, clip)
+        clip = super().checked(operation, clip)
         run = partial(self.named_activations, operation)
         run = jax.jit(run) if self.jit else run
         cache, parts = None, []
@@ -169,14 +218,17 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
     def gradients(self, video: jax.Array, cotangent: jax.Array) -> dict[str, np.ndarray]:
         video = self.checked("encode", video)
 
+        whole = self._one_program()
+
         def reconstruct(params: Params, video: jax.Array) -> jax.Array:
-            moments = self._whole("encode", params, video)
-            return self._whole("decode", params, moments[..., : self.config.latent_channels])
+            moments = whole("encode", params, video)
+            return whole("decode", params, moments[..., : self.config.latent_channels])
 
         with self._scope():
             reconstruct = jax.jit(reconstruct) if self.jit else reconstruct
-            _, pull_back = jax.vjp(reconstruct, self.params, jnp.asarray(video))
-            of_params, of_video = pull_back(jnp.asarray(arrays.to_numpy(cotangent), video.dtype))
+            dtype = arrays.DTYPES[self.dtype]
+            _, pull_back = jax.vjp(reconstruct, self.params, jnp.asarray(video, dtype))
+            of_params, of_video = pull_back(jnp.asarray(arrays.to_numpy(cotangent), dtype))
             named = {name: np.asarray(gradient) for name, gradient in self.named_tensors(of_params).items()}
             return named | {"video": np.asarray(of_video)}
 
@@ -289,7 +341,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         if not inside:
             make_room()
         if self.mesh is not None:
-            return self._run_group(self.mesh, operation, frames, cache, form, inside, spent)
+            return self._run_group(self.mesh, operation, frames, cache, form, inside, spent, last)
         run = self.compiled_step(operation, form, inside, spent, alone=last and cache is None)
         with self._scope():
             return run(self.params, jnp.asarray(frames), cache)
@@ -303,6 +355,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         form: Form,
         inside: bool,
         spent: bool,
+        last: bool,
     ) -> Any:
         """Put frame batches through, side by side on the devices of a mesh."""
         if not is_here(mesh):
@@ -313,9 +366,9 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         group = self._deal(mesh, operation, frames.shape, cache is None)
         if cache is None and (idle := group.idle()):
             warnings.warn(f"{operation} of {list(frames.shape)}: {'; '.join(idle)}", stacklevel=2)
-        run = self.compiled_step(operation, form, inside, spent, group=group)
+        run = self.compiled_step(operation, form, inside, spent, group=group, alone=last and cache is None)
         with self._scope():
-            out, carried = run(self.params, group.placed(frames), cache)
+            out, carried = run(self.params, group.placed(frames, arrays.DTYPES[self.dtype]), cache)
             carried = carried if spent else group.kept(carried)
             return (group.collected if inside else self._collecting(group))(out), carried
 
@@ -324,15 +377,16 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
 
     def _collecting(self, group: Deal) -> Any:
         """The program that puts together what a group of frame batches gives."""
-        if group not in self._compiled_steps:
-            collect = group.collected
+        key = group, self.gathered
+        if key not in self._compiled_steps:
+            collect, gathered = group.collected, self.gathered
 
             def run(out: jax.Array) -> jax.Array:
                 shape = jax.eval_shape(collect, out).shape
-                return jax.jit(collect, out_shardings=result_sharding(group.mesh, shape))(out)
+                return jax.jit(collect, out_shardings=result_sharding(group.mesh, shape, gathered))(out)
 
-            self._compiled_steps[group] = run
-        return self._compiled_steps[group]
+            self._compiled_steps[key] = run
+        return self._compiled_steps[key]
 
     def schedule(self, operation: Operation, frames: int, continued: bool = False) -> list[slice]:
         batches = super().schedule(operation, frames, continued)
@@ -360,11 +414,12 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
             spent: nobody needs the conv cache that goes in, and what comes out may lie in its place.
             platform: that it is compiled for; the default device's where it is None.
             group: of frame batches that are dealt out to a mesh.
-            alone: for the only frame batch of a clip. In slabs, which are there to save memory, it keeps no conv
-                cache: that of 3 latents at 768x1360 is 8.6 GB. Elsewhere the program for longer clips serves it too.
+            alone: for the only frame batch of a clip, or the only group of them. In slabs, which are there to save
+                memory, it keeps no conv cache: that of 3 latents at 768x1360 is 8.6 GB. Elsewhere the program for
+                longer clips serves it too.
         """
         run = self._step_of(operation, form)
-        alone = alone and form != WHOLE and group is None
+        alone = alone and form != WHOLE
         run = partial(_without_cache, run) if alone else run
         run = run if group is None else group.over_devices(run)
         if not self.jit:
@@ -382,11 +437,15 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         with self._scope():
             if len(parts) == 1:
                 return parts[0]
-            return jnp.concatenate(parts, axis) if self.mesh is None else join(self.mesh, parts, axis)
+            return jnp.concatenate(parts, axis) if self.mesh is None else join(self.mesh, parts, axis, self.gathered)
 
     def blend(self, tile: jax.Array, neighbour: jax.Array, extent: int, axis: int) -> jax.Array:
         with self._scope():
             return self._blending(tile, neighbour, extent=extent, axis=axis)
+
+    def _one_program(self) -> Any:
+        """The pure function of a whole clip: on a mesh, that which runs groups of frame batches."""
+        return self._whole if self.mesh is None else partial(self._whole_in_groups, self.mesh)
 
     def _whole(self, operation: Operation, params: Params, clip: jax.Array, form: Form = WHOLE) -> jax.Array:
         """Pure: the whole clip as one program; the frame batches after the first run in a `lax.scan`."""
@@ -409,14 +468,15 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         return out.reshape(*out.shape[:3], *head.shape[3:])
 
     def _whole_in_groups(
-        self, mesh: Mesh, operation: Operation, params: Params, clip: jax.Array, form: Form
+        self, mesh: Mesh, operation: Operation, params: Params, clip: jax.Array, form: Form = WHOLE
     ) -> jax.Array:
         """Pure: the whole clip as one program, a group of frame batches after the other."""
         cache, parts = None, []
         for frames in self.schedule(operation, clip.shape[1]):
             piece = clip[:, frames]
             group = self._deal(mesh, operation, piece.shape, cache is None)
-            out, cache = group.over_devices(self._step_of(operation, form))(params, group.placed(piece), cache)
+            step = group.over_devices(self._step_of(operation, form))
+            out, cache = step(params, group.placed(piece, piece.dtype), cache)
             parts.append(group.collected(out))
         return jnp.concatenate(parts, axis=1)
 
@@ -433,7 +493,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         self._check_shape(operation, shape)
         form, grid = self.layout(operation, self._abstract(shape, None))
         tiles, clips = tile_shapes(grid) if grid else [shape[2:4]], 1 if self.use_slicing else shape[0]
-        batches = [batch.stop - batch.start for batch in frame_batches(shape[1], self.frame_batch_size(operation))]
+        batches = [batch.stop - batch.start for batch in self.schedule(operation, shape[1])]
         kinds = [StepKind(first, length, *tile) for tile in dict.fromkeys(tiles)
                  for first, length in zip((True, False), batches[:2], strict=False)]  # fmt: skip
         alone = len(batches) == 1
@@ -447,8 +507,7 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
         form = self._lowered_form(operation, shape, sharding)
         sharding = self._sharding(sharding)
         options = compiler_options(device_of(sharding).platform, self.dtype)
-        whole = self._whole if self.mesh is None else partial(self._whole_in_groups, self.mesh)
-        run = jax.jit(partial(whole, operation, form=form), compiler_options=options)
+        run = jax.jit(partial(self._one_program(), operation, form=form), compiler_options=options)
         if self.mesh is not None:  # what does not divide is on every device
             sharding = result_sharding(self.mesh, shape)
         with self._scope(), tracing_for(device_of(sharding).platform):
@@ -488,8 +547,15 @@ class JaxVideoVAE(arrays.Pickled, VideoVAE):
             cache = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), cache)
             return step.lower(params, frames, cache)
 
+    def checked(self, operation: Operation, clip: Any) -> Any:
+        """On a mesh, NumPy's clip as it is: each host reads what its own devices take, and brings that to the dtype."""
+        if self.mesh is None or not isinstance(clip, np.ndarray) or not arrays.is_float(clip.dtype):
+            return super().checked(operation, clip)
+        self._check_shape(operation, clip.shape)
+        return clip
+
     def _check_shape(self, operation: Operation, shape: tuple[int, ...]) -> None:
-        self.checked(operation, np.broadcast_to(np.zeros((), arrays.DTYPES[self.dtype]), shape))
+        super().checked(operation, np.broadcast_to(np.zeros((), arrays.DTYPES[self.dtype]), shape))
 
     def _lowered_form(self, operation: Operation, shape: tuple[int, ...], sharding: Any) -> Form:
         """The fastest form that there is certainly room for, else the leanest."""

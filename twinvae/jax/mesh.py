@@ -18,8 +18,9 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from twinvae.config import VAEConfig
-from twinvae.frames import decoded_frames, encoded_frames
+from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER, decoded_frames, encoded_frames
 from twinvae.jax.shards import AXES, CLIPS, ROWS, TIME, Shard, holding
+from twinvae.jax.splits import Split, Work, sending_over_computing
 from twinvae.tiles import Operation
 
 SPEC = PartitionSpec(CLIPS, TIME, ROWS)  # of all that is dealt out: frames and conv caches
@@ -57,6 +58,39 @@ def mesh_of(counts: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
             f"it on a CPU, start with XLA_FLAGS=--xla_force_host_platform_device_count={prod(shape)})"
         )
     return Mesh(np.array(found).reshape(shape), tuple(counts))
+
+
+def fastest_mesh(config: VAEConfig, shape: Shape, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh on which a clip takes the least time, in frame batches of the default sizes; nothing is compiled.
+
+    Raises:
+        ValueError: a shape that is neither a video's nor latents'.
+    """
+    operation = operation_of(config, shape)
+    together = ENCODED_TOGETHER if operation == "encode" else DECODED_TOGETHER
+    found = list(jax.devices() if devices is None else devices)
+    (split, *_) = fastest(Work.of(config, operation, shape, together), found)
+    return make_mesh(*split, devices=found[: split.devices])
+
+
+def fastest(work: Work, devices: Sequence[Any]) -> list[Split]:
+    """Splits of some work over devices, the fastest first."""
+    return work.fastest(len(devices), sending_over_computing(devices[0].device_kind))
+
+
+def operation_of(config: VAEConfig, shape: Shape) -> Operation:
+    """What is to be done to a clip, by its channels.
+
+    Raises:
+        ValueError: neither a video's nor those of latents.
+    """
+    known: dict[int, Operation] = {config.in_channels: "encode", config.latent_channels: "decode"}
+    if len(shape) != 5 or shape[4] not in known:
+        raise ValueError(
+            f"a clip of {list(shape)}: expected [b, t, h, w, c] with {config.in_channels} channels of a video, or "
+            f"{config.latent_channels} of latents"
+        )
+    return known[shape[4]]
 
 
 def checked_mesh(mesh: Mesh) -> Mesh:
@@ -97,7 +131,16 @@ def replicated(tree: Any, mesh: Mesh) -> Any:
     sharding = NamedSharding(mesh, PartitionSpec())
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
-    return jax.tree.map(lambda array: _from_host(np.asarray(array), sharding), tree)
+
+    def from_host(array: Any) -> jax.Array:
+        own = np.asarray(array)
+        return jax.make_array_from_callback(own.shape, sharding, own.__getitem__)
+
+    return jax.tree.map(from_host, tree)
+
+
+class NotDealtError(ValueError):
+    """Frame batches that cannot be dealt out in time."""
 
 
 class Deal(NamedTuple):
@@ -162,21 +205,26 @@ class Deal(NamedTuple):
             taken += [*range(self.lead), *range(first, first + self.batch)]
         return [min(frame, self.shape[1] - 1) for frame in taken]
 
-    def dealt(self, group: Any) -> Any:
-        """The group as the devices take it: NumPy's from NumPy, traced or computed from JAX's."""
-        array = np if isinstance(group, np.ndarray) else jnp
-        missing = [have - had for have, had in zip(self.dealt_shape, group.shape, strict=True)]
+    def dealt(self, group: jax.Array) -> jax.Array:
+        """The group as the devices take it."""
         if self.frames() != list(range(self.shape[1])):
             group = group[:, np.array(self.frames())]
-        pads = [(0, 0 if axis == 1 else count) for axis, count in enumerate(missing)]
-        return array.pad(group, pads) if any(map(sum, pads)) else group
+        missing = [have - had for have, had in zip(self.dealt_shape, group.shape, strict=True)]
+        return jnp.pad(group, [(0, count) for count in missing]) if any(missing) else group
 
-    def placed(self, group: Any) -> jax.Array:
+    def part(self, group: np.ndarray, dtype: np.dtype, place: Any) -> np.ndarray:
+        """What stands in a place (slices) of the group as it is dealt out; nothing else is read."""
+        frames = np.array(self.frames())[place[1]]
+        taken = np.asarray(group[place[0], :, place[2]][:, frames], dtype)
+        wanted = [len(range(*cut.indices(size))) for cut, size in zip(place, self.dealt_shape, strict=True)]
+        return np.pad(taken, [(0, size - had) for size, had in zip(wanted, taken.shape, strict=True)])
+
+    def placed(self, group: Any, dtype: np.dtype) -> jax.Array:
         """The same on the devices, of which each host reads what its own take."""
         if isinstance(group, Tracer):
             return jax.lax.with_sharding_constraint(self.dealt(group), self.sharding)
         if isinstance(group, np.ndarray):
-            return _from_host(self.dealt(group), self.sharding)
+            return jax.make_array_from_callback(self.dealt_shape, self.sharding, partial(self.part, group, dtype))
         if group.sharding.device_set == self.sharding.device_set:
             return jax.jit(self.dealt, out_shardings=self.sharding)(group)
         return jax.device_put(self.dealt(group), self.sharding)
@@ -232,7 +280,7 @@ def deal(mesh: Mesh, config: VAEConfig, operation: Operation, shape: Shape, batc
         batch_size: frames, or latents, that go through together.
         starts: whether the group begins the clip, and takes its remainder.
     Raises:
-        ValueError: a remainder that cannot be told from its batch: some layer joins frames of both.
+        NotDealtError: a remainder that cannot be told from its batch: some layer joins frames of both.
     """
     frames, height = shape[1:3]
     through = encoded_frames if operation == "encode" else decoded_frames
@@ -248,7 +296,7 @@ def deal(mesh: Mesh, config: VAEConfig, operation: Operation, shape: Shape, batc
     leads = at_each_level(lead, batch)
     if any(first and rest % 2 for first, rest in leads[:-1]):  # pairs of frames would be one of either
         if frames >= 2 * batch_size:
-            raise ValueError(
+            raise NotDealtError(
                 f"{operation} of {frames} frames, {batch_size} together, cannot be dealt out in time: a layer joins "
                 f"two frames, one of the remainder of {lead} and one of the batch beside it. Take a number of frames "
                 f"that is a multiple of {batch_size}, another frame batch size, or a mesh with time=1"
@@ -262,20 +310,26 @@ def deal(mesh: Mesh, config: VAEConfig, operation: Operation, shape: Shape, batc
     return Deal(mesh, shape, lead, batch, rows, leads[-1], scale, by_frames, starts)
 
 
-def result_sharding(mesh: Mesh, shape: Shape) -> NamedSharding:
-    """Of what a call gives; an axis that does not divide evenly is on all devices in full: JAX has no other way."""
-    names = [name if size % mesh.shape[name] == 0 else None for name, size in zip(AXES, shape, strict=False)]
+def result_sharding(mesh: Mesh, shape: Shape, gathered: bool = False) -> NamedSharding:
+    """Of what a call gives; an axis that does not divide evenly is on all devices in full: JAX has no other way.
+
+    Args:
+        gathered: every device has all of it.
+    """
+    names = (
+        []
+        if gathered
+        else [name if size % mesh.shape[name] == 0 else None for name, size in zip(AXES, shape, strict=False)]
+    )
     return NamedSharding(mesh, PartitionSpec(*names))
 
 
-def join(mesh: Mesh, parts: Sequence[jax.Array], axis: int) -> jax.Array:
+def join(mesh: Mesh, parts: Sequence[jax.Array], axis: int, gathered: bool = False) -> jax.Array:
     """Parts as one array, sharded as results are."""
     if isinstance(parts[0], Tracer):
         return jnp.concatenate(parts, axis)
     shape = list(parts[0].shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
-    return jax.jit(jnp.concatenate, static_argnums=1, out_shardings=result_sharding(mesh, tuple(shape)))(parts, axis)
-
-
-def _from_host(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    return jax.jit(jnp.concatenate, static_argnums=1, out_shardings=result_sharding(mesh, tuple(shape), gathered))(
+        parts, axis
+    )

@@ -54,7 +54,7 @@ class Shard(NamedTuple):
         return dict(self.leads)[frames] if self.batches > 1 else 0
 
     def earlier(self, last: Frames, frames: int, cache: Cache) -> Frames:
-        """The frames before this device's batch, by one permutation (two where a batch is a single frame).
+        """The frames before this device's batch, by one permutation (of one frame each, two where that is its batch).
 
         Args:
             last: the batch's last two frames, or the one that it has.
@@ -62,23 +62,21 @@ class Shard(NamedTuple):
             cache: what `kept` gave in the group of batches before; the last device's is read.
         """
         here = lax.axis_index(TIME)
+        # The frames after the last device begin the next group.
+        pairs = [(one, (one + 1) % self.batches) for one in range(self.batches)
+                 if cache is not None or one + 1 < self.batches]  # fmt: skip
 
-        def from_before(devices: int, count: int) -> Frames:
-            """The last `count` frames of so many devices before; those after the last device begin the next group."""
-            sent = last if last.shape[1] >= count else jnp.repeat(last, count, axis=1)
-            sent = sent[:, -count:]
+        def from_before(sent: Frames, places: slice) -> Frames:
             if cache is not None:
-                sent = jnp.where(here == self.batches - 1, cache[:, -count:], sent)
-            pairs = [(one, (one + devices) % self.batches) for one in range(self.batches)
-                     if cache is not None or one + devices < self.batches]  # fmt: skip
+                sent = jnp.where(here == self.batches - 1, cache[:, places], sent)
             return lax.ppermute(sent, TIME, pairs)
 
         if frames - self.lead(frames) >= SEEN:
-            return from_before(1, SEEN)
-        near, far = from_before(1, SEEN), from_before(2, 1)
-        pair = jnp.concatenate([far, near[:, -1:]], axis=1)
-        # What one device has seen whole: the group before, or the clip's first batch, whose first frame is repeated.
-        return jnp.where(here == (1 if cache is None else 0), near, pair)
+            return from_before(last, slice(None))
+        near = from_before(last[:, -1:], slice(-1, None))
+        # The device before was sent the frame before its own, but for a clip's first, which counts twice.
+        far = from_before(jnp.where(self.begins(), last[:, :1], near), slice(0, 1))
+        return jnp.concatenate([far, near], axis=1)
 
     def kept(self, earlier: Frames, last: Frames, frames: int) -> Frames:
         """The last two frames up to the end of this device's batch: its conv cache."""

@@ -64,7 +64,7 @@ def test_a_plug_in_that_is_missing_or_of_another_jax_is_an_error_with_the_line_t
     assert reason.endswith(said)
     assert (f"{found} is installed beside jax {jax.__version__}" in reason) == bool(found)
     with pytest.raises(RuntimeError, match=re.escape(said)):
-        cuda.device.__wrapped__("h100")
+        cuda.devices.__wrapped__("h100")
 
 
 def test_a_plug_in_of_this_jax_is_none(monkeypatch):

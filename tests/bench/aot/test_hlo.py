@@ -91,3 +91,58 @@ ENTRY %main (a: bf16[8,16], b: bf16[16,4]) -> bf16[8,4] {
 def test_a_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="begins with ENTRY, found 'nothing'"):
         Compiled("nothing")
+
+
+# Of a TPU: 3 slabs of one row, each of which a fusion inside of a fusion cuts out of `frames`; what comes of it stays
+# in vector memory, and is taken from there in the end.
+SLABS = """
+HloModule slabs
+
+%cut (p: bf16[4,6,2], at: s32[]) -> bf16[1,6,2] {
+  %p = bf16[4,6,2]{2,1,0} parameter(0)
+  %at = s32[] parameter(1)
+  ROOT %row = bf16[1,6,2]{2,1,0} dynamic-slice(%p, %at), dynamic_slice_sizes={1,6,2}
+}
+
+%convolved (q: bf16[4,6,2], k: bf16[3,2,5], to: s32[]) -> bf16[1,6,5] {
+  %q = bf16[4,6,2]{2,1,0} parameter(0)
+  %k = bf16[3,2,5]{2,1,0} parameter(1)
+  %to = s32[] parameter(2)
+  %slab = bf16[1,6,2]{2,1,0} fusion(%q, %to), kind=kLoop, calls=%cut
+  ROOT %sums = bf16[1,6,5]{2,1,0:T(8,128)(2,1)S(1)} convolution(%slab, %k), window={size=3 pad=1_1}, dim_labels=b0f_0io->b0f
+}
+
+%below (c: (s32[], bf16[4,6,2], bf16[3,2,5])) -> pred[] {
+  %c = (s32[], bf16[4,6,2]{2,1,0}, bf16[3,2,5]{2,1,0}) parameter(0)
+  %counter = s32[] get-tuple-element(%c), index=0
+  %bound = s32[] constant(3)
+  ROOT %less = pred[] compare(%counter, %bound), direction=LT
+}
+
+%slab.body (b: (s32[], bf16[4,6,2], bf16[3,2,5])) -> (s32[], bf16[4,6,2], bf16[3,2,5]) {
+  %b = (s32[], bf16[4,6,2]{2,1,0}, bf16[3,2,5]{2,1,0}) parameter(0)
+  %index = s32[] get-tuple-element(%b), index=0
+  %frames = bf16[4,6,2]{2,1,0} get-tuple-element(%b), index=1
+  %kernel = bf16[3,2,5]{2,1,0} get-tuple-element(%b), index=2
+  %done = bf16[1,6,5]{2,1,0:T(8,128)(2,1)S(1)} fusion(%frames, %kernel, %index), kind=kOutput, calls=%convolved
+  %start = (bf16[1,6,5]{2,1,0}, bf16[1,6,5]{2,1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}) copy-start(%done)
+  %copied = bf16[1,6,5]{2,1,0} copy-done(%start)
+  ROOT %next = (s32[], bf16[4,6,2]{2,1,0}, bf16[3,2,5]{2,1,0}) tuple(%index, %frames, %kernel)
+}
+
+ENTRY %main (given: (s32[], bf16[4,6,2], bf16[3,2,5])) -> (s32[], bf16[4,6,2], bf16[3,2,5]) {
+  %given = (s32[], bf16[4,6,2]{2,1,0}, bf16[3,2,5]{2,1,0}) parameter(0)
+  ROOT %loop = (s32[], bf16[4,6,2]{2,1,0}, bf16[3,2,5]{2,1,0}) while(%given), condition=%below, body=%slab.body
+}
+"""  # noqa: E501, as XLA writes it
+
+
+def test_a_tpus_loop_runs_as_often_as_its_counter_is_below_a_number():
+    assert Compiled(SLABS).runs == {"main": 1, "slab.body": 3}
+    assert Compiled(SLABS.replace("direction=LT", "direction=NE")).runs["slab.body"] == 1
+
+
+def test_what_is_fused_twice_counts_and_what_stays_in_vector_memory_is_not_moved():
+    assert Compiled(SLABS).flops() == 3 * 2 * 6 * 5 * 3 * 2
+    row, kernel, index, result = 6 * 2 * 2, 3 * 2 * 5 * 2, 4, 6 * 5 * 2
+    assert Compiled(SLABS).bytes_accessed() == 3 * (row + kernel + index + result)

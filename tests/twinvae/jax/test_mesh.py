@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -10,11 +11,16 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import twinvae
+from suites.parity.devices import config_of
+from twinvae.bench.effort import little_effort
 from twinvae.config import PRESETS
+from twinvae.forms import ROW_SLABS
 from twinvae.frames import frame_batches, grouped
 from twinvae.interface import ConvCache
 from twinvae.jax.mesh import checked_mesh, deal, make_mesh
 from twinvae.jax.planner import shards
+from twinvae.registry import backend_module
+from twinvae.seeded import seeded_tensors
 
 TINY = PRESETS["tiny"]
 
@@ -43,6 +49,41 @@ def dealt(operation, frames, batch, starts=True, height=32, clips=1, **axes):
 )
 def test_each_device_takes_a_frame_batch_behind_the_place_of_the_remainder(operation, frames, batch, time, expected):
     assert dealt(operation, frames, batch, time=time).frames() == expected
+
+
+class Read(np.ndarray):
+    """Says how much of it was read: what an index of frames copied."""
+
+    copied: ClassVar = []
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        if isinstance(key, tuple) and isinstance(key[1], np.ndarray):
+            self.copied.append((self.shape, found.shape))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("group", "read"),
+    [
+        (dealt("decode", 5, 2, time=2, height=5, rows=2, clips=2), ((2, 5, 3, 32, 4), (2, 3, 3, 32, 4))),
+        (dealt("decode", 3, 2, time=2, height=5, clips=3), ((3, 3, 5, 32, 4), (3, 3, 5, 32, 4))),
+    ],
+)
+def test_a_device_is_given_its_part_of_what_is_dealt_out_and_no_more_is_read(group, read, monkeypatch):
+    clip = np.random.default_rng(0).random(group.shape, np.float32).view(Read)
+    want = np.asarray(group.dealt(jax.numpy.asarray(np.asarray(clip))))
+    monkeypatch.setattr(Read, "copied", [])
+    _, time, rows = group.mesh.shape.values()
+    frames, height = group.dealt_shape[1] // time, group.dealt_shape[2] // rows
+    for device, row in np.ndindex(time, rows):
+        of_device, of_row = (slice(at * size, (at + 1) * size) for at, size in ((device, frames), (row, height)))
+        place = (slice(None), of_device, of_row, slice(None), slice(None))
+        found = group.part(clip, np.dtype("float16"), place)
+        assert found.dtype == "float16"
+        np.testing.assert_array_equal(found, want[place].astype("float16"))
+    assert Read.copied[0] == read
+    assert len(Read.copied) == time * rows
 
 
 def test_frame_batches_run_side_by_side_in_groups_whose_last_takes_what_is_left():
@@ -152,3 +193,18 @@ def test_a_stream_is_not_resumed_with_a_conv_cache_of_another_mesh():
     cache = ConvCache("decode", "flax", vae.checkpoint, (1, 4, 4, "float32"), None, ({},), (1, 2, 1))
     with pytest.raises(ValueError, match=r"its mesh \(clips, time, rows\) is \(1, 2, 1\), expected \(1, 1, 1\)"):
         vae.decode_stream(latents, cache)
+
+
+def test_the_only_group_of_a_clip_keeps_no_conv_cache_in_slabs():
+    least = config_of()
+    made = backend_module("flax").load(least, seeded_tensors(least, 0), dtype="float32", jit=True, checkpoint="")
+    vae = made.on(make_mesh())
+    vae.forms = (ROW_SLABS,)
+
+    def handed_on(latents):
+        lowered = vae.lower_call("decode", (1, latents, 3, 2, 2))
+        return [len(jax.tree.leaves(one.out_info)) > 1 for one in lowered.values()]
+
+    assert (handed_on(3), handed_on(5)) == ([False], [True, True])
+    with little_effort():
+        assert vae.decode(np.zeros((1, 3, 3, 2, 2), np.float32)).shape == (1, 5, 6, 4, 3)

@@ -1,6 +1,7 @@
-"""A GPU's compiled program, read from its text: its convolutions, what lies between its kernels, and what that costs.
+"""A compiled program, read from its text: its convolutions, what lies between its kernels, and what that costs.
 
-XLA's own counts of operations and bytes are those of a device that is there; where none is, it gives none.
+XLA's own counts of operations and bytes are, of a GPU, those of a device that is there, and of a TPU those of a loop
+that runs once.
 """
 
 from __future__ import annotations
@@ -19,31 +20,43 @@ COUNTS = (CONVOLUTIONS, IN_FLOAT32, CHANNEL_FIRST, TRANSPOSES, COPIES, FLOAT32, 
 ALLOCATION = "AllocateBuffer"
 NO_KERNEL = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call")
 SLICES = ("slice", "dynamic-slice")
+STARTS, ENDS = "-start", "-done"  # of what goes on beside other operations
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _OPERATION = re.compile(
     r"^\s+(ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>\((?:[^()]|\([^()]*\))*\)|\S+) (?P<opcode>[\w\-]+)"
     r"\((?P<operands>[^)]*)\)(?P<rest>.*)$"
 )
-_VALUE = re.compile(r"(\w+)\[([\d,]*)\]")
+_VALUE = re.compile(r"(\w+)\[([\d,]*)\](\{[^{}]*S\(1\)[^{}]*\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _CALLED = re.compile(r"(?:calls|body|to_apply|true_computation|false_computation)=%([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CONDITION = re.compile(r"condition=%([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _INDEX = re.compile(r"index=(\d+)")
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 
 
 class Value(NamedTuple):
-    """An array."""
+    """An array.
+
+    Args:
+        near: a TPU keeps it in its vector memory.
+    """
 
     dtype: str
     shape: tuple[int, ...]
+    near: bool = False
 
     @property
     def bytes(self) -> int:
         return prod(self.shape) * BYTES.get(self.dtype, 1)
+
+    @property
+    def moved(self) -> int:
+        """Bytes of a device's memory that reading or writing it moves."""
+        return 0 if self.near else self.bytes
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
@@ -115,8 +128,8 @@ class Compiled:
             elif found := _OPERATION.match(line):
                 current[found["name"]] = Operation(
                     found["name"], bool(found[1]), found["opcode"],
-                    tuple(Value(dtype, tuple(map(int, filter(None, sides.split(",")))))
-                          for dtype, sides in _VALUE.findall(found["type"])),
+                    tuple(Value(dtype, tuple(map(int, filter(None, sides.split(",")))), bool(near))
+                          for dtype, sides, near in _VALUE.findall(found["type"])),
                     tuple(_NAME.findall(found["operands"])), found["operands"], found["rest"],
                 )  # fmt: skip
         if not self.entry:
@@ -132,9 +145,21 @@ class Compiled:
             found[name] = found.get(name, 0) + times
             for operation in self.computations[name].values():
                 if operation.opcode in ("while", "conditional", "call"):
-                    trips = _TRIPS.search(operation.rest) if operation.opcode == "while" else None
-                    left.extend((called, times * int(trips[1] if trips else 1)) for called in operation.called)
+                    trips = self._trips(operation) if operation.opcode == "while" else 1
+                    left.extend((called, times * trips) for called in operation.called)
         return found
+
+    def _trips(self, loop: Operation) -> int:
+        """How often a loop runs: as it says, else as its counter, from 0 on, is below a number; else once."""
+        if said := _TRIPS.search(loop.rest):
+            return int(said[1])
+        named = _CONDITION.search(loop.rest)
+        condition = self.computations.get(named[1], {}) if named else {}
+        root = next((one for one in condition.values() if one.root), None)
+        if root is None or root.opcode != "compare" or "direction=LT" not in root.rest:
+            return 1
+        bound = condition[root.operands[1]]
+        return int(bound.argument) if bound.opcode == "constant" else 1
 
     def loops_around(self, computation: str) -> int:
         """How many loops a computation is inside of."""
@@ -169,7 +194,8 @@ class Compiled:
         """Every operation that is a kernel of its own, the computation that it stands in, and how often it runs."""
         for where, times in self.runs.items():
             every = self.computations[where].values()
-            found = (one for one in every if one.opcode not in NO_KERNEL and one.target != ALLOCATION)
+            found = (one for one in every if one.opcode not in NO_KERNEL and one.target != ALLOCATION
+                     and not one.opcode.endswith(ENDS))  # fmt: skip
             yield from ((where, one, times) for one in found)
 
     def counts(self) -> dict[str, int]:
@@ -201,21 +227,23 @@ class Compiled:
 
     def flops(self) -> int:
         """Of convolutions, taps on padding included, and of matrix products."""
-        total = 0
-        for name, one, times in self.kernels():
-            where = self.computations[name]
-            if one.is_convolution:
-                kernel = where[one.operands[1]].results[0].shape
-                outputs = kernel[labels(one)[1].index("o")]
-                total += times * 2 * prod(one.results[0].shape) * prod(kernel) // outputs
-            inside = self.computations[one.called[0]] if one.opcode == "fusion" else {one.name: one}
-            for part in inside.values():
-                if part.opcode == "dot":
-                    left = (inside if part.operands[0] in inside else where)[part.operands[0]].results[0].shape
-                    axes = _CONTRACTED.search(part.rest)
-                    summed = [left[int(axis)] for axis in filter(None, (axes[1] if axes else "").split(","))]
-                    total += times * 2 * prod(part.results[0].shape) * prod(summed)
-        return total
+        return sum(times * self._flops(self.computations[name], one) for name, one, times in self.kernels())
+
+    def _flops(self, where: Computation, one: Operation, outside: Computation | None = None) -> int:
+        """Of an operation, or of all that is fused in it."""
+        if one.opcode == "fusion":
+            inside = self.computations[one.called[0]]
+            return sum(self._flops(inside, part, where) for part in inside.values())
+        if one.is_convolution:
+            kernel = where[one.operands[1]].results[0].shape
+            outputs = kernel[labels(one)[1].index("o")]
+            return 2 * prod(one.results[0].shape) * prod(kernel) // outputs
+        if one.opcode == "dot":
+            left = (where if one.operands[0] in where else outside or where)[one.operands[0]].results[0].shape
+            axes = _CONTRACTED.search(one.rest)
+            summed = [left[int(axis)] for axis in filter(None, (axes[1] if axes else "").split(","))]
+            return 2 * prod(one.results[0].shape) * prod(summed)
+        return 0
 
     def bytes_accessed(self) -> int:
         """What kernels read and write, as if none of it were found in a cache; of what is sliced, the slice."""
@@ -223,18 +251,39 @@ class Compiled:
         return sum(times * (self._read(where, one) + self._written(where, one)) for where, one, times in found)
 
     def _read(self, where: Computation, one: Operation) -> int:
-        sizes = [sum(value.bytes for value in where[name].results) for name in one.operands]
+        sizes = [sum(value.moved for value in where[name].results) for name in one.operands]
         if one.opcode in SLICES:
-            return sum(value.bytes for value in one.results)
+            return sum(value.bytes for value in one.results) if sizes[0] else 0
         if one.opcode == "dynamic-update-slice":
             return sizes[1]
         if one.opcode != "fusion":
             return sum(sizes)
-        inside = self.computations[one.called[0]]
-        parameters = {int(part.argument): part for part in inside.values() if part.opcode == "parameter"}
-        return sum(_read_of(inside, parameters[place], size) for place, size in enumerate(sizes))
+        return sum(self._read_inside(one, place, size) for place, size in enumerate(sizes))
+
+    def _read_inside(self, fusion: Operation, place: int, size: int) -> int:
+        """What a fusion reads of one of its operands."""
+        inside = self.computations[fusion.called[0]]
+        parameter = next(one for one in inside.values() if one.opcode == "parameter" and int(one.argument) == place)
+        return self._read_of(inside, parameter, size) if size else 0
+
+    def _read_of(self, inside: Computation, part: Operation, size: int) -> int:
+        """What is read of a part of a fusion."""
+        total = 0
+        for user in inside.users[part.name]:
+            if user.opcode in SLICES:
+                total += sum(value.bytes for value in user.results)
+            elif user.opcode == "bitcast" and not user.root:
+                total += self._read_of(inside, user, size)
+            elif user.opcode == "fusion":
+                places = (place for place, name in enumerate(user.operands) if name == part.name)
+                total += sum(self._read_inside(user, place, size) for place in places)
+            elif user.opcode != "dynamic-update-slice" or user.operands[0] != part.name:
+                return size
+        return min(total, size)
 
     def _written(self, where: Computation, one: Operation) -> int:
+        if one.opcode.endswith(STARTS):  # where it goes, then where it comes from
+            return one.results[0].moved
         if one.opcode != "fusion":
             return _written_of(where, one)
         inside = self.computations[one.called[0]]
@@ -251,23 +300,10 @@ def labels(convolution: Operation) -> tuple[str, str, str]:
     return found[1], found[2], found[3]
 
 
-def _read_of(inside: Computation, part: Operation, size: int) -> int:
-    """What a fusion reads of one of its parameters."""
-    total = 0
-    for user in inside.users[part.name]:
-        if user.opcode in SLICES:
-            total += sum(value.bytes for value in user.results)
-        elif user.opcode == "bitcast" and not user.root:
-            total += _read_of(inside, user, size)
-        elif user.opcode != "dynamic-update-slice" or user.operands[0] != part.name:
-            return size
-    return min(total, size)
-
-
 def _written_of(inside: Computation, part: Operation) -> int:
     """What is written of a result: an update in place writes the update alone."""
     while part.opcode == "bitcast":
         part = inside[part.operands[0]]
     if part.opcode == "dynamic-update-slice":
         part = inside[part.operands[1]]
-    return sum(value.bytes for value in part.results)
+    return sum(value.moved for value in part.results)
