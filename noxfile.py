@@ -19,7 +19,10 @@ ROOT = Path(__file__).parent
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 STAMP = VENV / "installed-from"
-APART = ("generation", "memory", "speed")  # for both backends at once; for compilers too; with the machine to itself
+APART = (
+    "generation", "memory", "speed",  # for both backends at once; for compilers too; with the machine to itself
+    "training",  # of Flax alone
+)  # fmt: skip
 SUITES = sorted({test.parent.name for test in ROOT.glob("suites/*/test_*.py")})
 
 # Unit tests that load no model, or next to none.
@@ -111,6 +114,7 @@ def tests(session: nox.Session) -> None:
         (*quick, *pages, *numbers, "--backend", "flax"),
         ("-m", "pytest", "tests/bench"),
         (*quick, "suites/generation", "--report-dir", "build/reports/generation"),
+        (*quick, "suites/training", "--report-dir", "build/reports/training"),
         ("-m", "pytest", "suites/generation", "--platform", "tpu-v6e-aot", "--report-dir", "build/reports/programs"),
         ("-m", "pytest", "tests", "--ignore=tests/bench"),
         ("-m", "pytest", *memory, "--platform", "tpu-v6e-aot"),
