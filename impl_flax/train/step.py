@@ -175,7 +175,8 @@ def pure_step(recipe: Recipe) -> Callable[[State, jax.Array], tuple[State, Named
         # The first averages are of few steps, and forget the beginning.
         taken = state.step.astype(master)
         kept = jnp.minimum(recipe.averaging, (1 + taken) / (10 + taken))
-        average = jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, state.average, weights)
+        # Written so that a weight which is not trained keeps its very bits.
+        average = jax.tree.map(lambda old, new: old + (1 - kept) * (new - old), state.average, weights)
         numbers = {"loss": value, **parts, "norm": optax.tree.norm(gradients)}
         return State(state.step + 1, weights, average, moments), numbers
 
