@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 STAMP = VENV / "installed-from"
-APART = ("generation", "memory", "scaling", "speed")  # for both backends at once; for compilers; with the machine alone
+# For both backends at once; for compilers too; with the machine to itself; of Flax alone.
+APART = ("generation", "memory", "scaling", "speed", "training")
 SUITES = sorted({test.parent.name for test in ROOT.glob("suites/*/test_*.py")})
 
 # Unit tests that load no model, or next to none.
@@ -101,30 +102,36 @@ def gpu(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the project's own tests and every suite on the tiny preset; pages go to build/reports, two runs at a time."""
-    # One round: what is held against a baseline by its time (suites/speed/test_gate.py) takes as many as ever.
-    quick, pages = ("-m", "pytest", "--preset", "tiny", "--one-round"), ("--report-dir", "build/reports")
+    # One round: of times the gate's alone is held against its baseline, and it has the machine to itself.
+    quick, gate = ("--preset", "tiny", "--one-round"), "suites/speed/test_gate.py"
     if session.posargs:
-        python(session, *quick, *pages, "tests", "suites", *session.posargs)
+        python(session, *tested("", *quick, "tests", "suites", *session.posargs))
         return
     numbers = [f"suites/{suite}" for suite in SUITES if suite not in APART]
-    memory = ("suites/memory", "--report-dir", "build/reports/memory")  # a folder is one run's at a time
-    meshes = ("suites/scaling", "--platform", "gpu-h100-aot", "--report-dir", "build/reports/scaling")
+    v6e, h100 = ("--platform", "tpu-v6e-aot"), ("--platform", "gpu-h100-aot")
     two_at_a_time(
         session,  # the longest first
-        (*quick, *numbers, "--backend", "torchax", "--report-dir", "build/reports/torchax"),
-        (*quick, *pages, *numbers, "--backend", "flax"),
-        ("-m", "pytest", "tests/bench"),
-        (*quick, "suites/generation", "--report-dir", "build/reports/generation"),
-        ("-m", "pytest", "suites/generation", "--platform", "tpu-v6e-aot", "--report-dir", "build/reports/programs"),
-        ("-m", "pytest", "suites/generation", "--platform", "gpu-h100-aot", "--report-dir", "build/reports/cards"),
-        ("-m", "pytest", "tests", "--ignore=tests/bench"),
-        ("-m", "pytest", *memory, "--platform", "tpu-v6e-aot"),
+        tested("", *quick, *numbers, "--backend", "flax"),
+        tested("torchax", *quick, *numbers, "--backend", "torchax"),
+        tested("none", "tests", "--ignore=tests/bench"),
+        tested("none", "tests/bench"),
+        tested("speed", *quick, "suites/speed", f"--ignore={gate}"),
+        tested("memory-v6e", "suites/memory", *v6e),
+        tested("memory", *quick, "suites/memory"),
+        tested("training", *quick, "suites/training"),
+        tested("generation", *quick, "suites/generation"),
         # How far a card reaches is left to `nox -s memory`: seeing whether its programs changed takes as long again.
-        ("-m", "pytest", *memory, "--platform", "gpu-h100-aot", "-k", "not reaches"),
-        ("-m", "pytest", *meshes, "-k", "8-flax"),  # two of the ten programs tell of a change
-        (*quick, *memory),
+        tested("memory-h100", "suites/memory", *h100, "-k", "not reaches"),
+        tested("scaling", "suites/scaling", *h100, "-k", "8-flax"),  # two of the ten programs tell of a change
+        tested("generation-v6e", "suites/generation", *v6e),
+        tested("generation-h100", "suites/generation", *h100),
     )
-    python(session, *quick, *pages, "suites/speed")
+    python(session, *tested("gate", *quick, gate))
+
+
+def tested(folder: str, *arguments: str) -> tuple[str, ...]:
+    """A run of tests, whose pages are in a folder of their own: one run's at a time."""
+    return ("-m", "pytest", *arguments, "--report-dir", f"build/reports/{folder}")
 
 
 @nox.session(python=["3.11", "3.12", "3.13"], venv_backend="venv", reuse_venv=True)

@@ -29,7 +29,7 @@ LOG_VARIANCE = -6.0
 STRAIGHT, NARROW = 1.0, 0.3  # middle and spread of what the last activations are given: SiLU is nearly a line there
 # Two channels of each group, before the last norms, are large constants of opposite signs, less half of the others
 # each: a group's mean is then 0 and its variance nearly the same, whatever a clip's own brightness and contrast.
-ANCHOR = 100.0
+ANCHOR = 10.0
 SPARE = 0.1  # spread of channels that nothing was fitted for
 RIDGE = 1e-4  # of the mean variance of what is regressed on
 ROWS = 60_000  # of a regression, at most

@@ -9,19 +9,17 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from impl_flax.params import to_torch_layout
 from impl_flax.train.beginning import first_tensors, fitted_tensors
 from impl_flax.train.checkpoints import Checkpoints
 from impl_flax.train.clips import Frames, check, crops
 from impl_flax.train.recipes import Recipe, Stage
-from impl_flax.train.step import State, Structure, begin, make_step, master_dtype
+from impl_flax.train.step import State, abstract_state, begin, in_torch_layout, make_step, master_dtype
 from twinvae import arrays
-from twinvae.tensors import Tensors, tensor_shapes
+from twinvae.tensors import Tensors
 
 LOG = "log.jsonl"
 EVERY = 25  # steps between lines of the log
@@ -72,7 +70,7 @@ def _run(
     save_every: float,
     say: Callable[[dict[str, Any]], None],
 ) -> State:
-    state = checkpoints.last(jax.eval_shape(lambda: begin(recipe, _zeros(recipe))))
+    state = checkpoints.last(abstract_state(recipe))
     if state is None:
         state = begin(recipe, first_weights(recipe, clips) if first is None else first)
     run, begun, saved, started = make_step(recipe, mesh), int(state.step), monotonic(), monotonic()
@@ -119,9 +117,4 @@ def first_weights(recipe: Recipe, clips: Mapping[str, Frames]) -> Tensors:
 
 def tensors_of(recipe: Recipe, state: State) -> Tensors:
     """What is kept of a training: the weights' average, by diffusers' name, in float32."""
-    named = to_torch_layout(Structure.of(recipe).state(state.average))
-    return {name: np.asarray(tensor, np.float32) for name, tensor in named.items()}
-
-
-def _zeros(recipe: Recipe) -> Tensors:
-    return {name: np.zeros(shape, np.float32) for name, shape in tensor_shapes(recipe.config).items()}
+    return {name: tensor.astype(np.float32) for name, tensor in in_torch_layout(recipe, state.average).items()}

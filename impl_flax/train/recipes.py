@@ -99,7 +99,7 @@ def recipes() -> dict[str, Recipe]:
     """Those that have a name."""
     return {
         "small": Recipe(
-            config=preset_config("small"), stages=(Stage(steps=900, clips=1),), learning_rate=6e-5, warmup=50
+            config=preset_config("small"), stages=(Stage(steps=1200, clips=1),), learning_rate=1e-4, warmup=50
         ),
         "tiny": Recipe(config=preset_config("tiny"), stages=(Stage(steps=300, clips=1, height=32, width=48),)),
     }

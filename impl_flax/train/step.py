@@ -15,12 +15,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from impl_flax.autoencoder import AutoencoderKLCogVideoX
 from impl_flax.blocks import computed_again
-from impl_flax.params import fill, torch_name
+from impl_flax.params import fill, to_torch_layout, torch_name
 from impl_flax.train.loss import loss
 from impl_flax.train.recipes import Recipe
 from twinvae import arrays
 from twinvae.frames import ENCODED_TOGETHER, latent_count
+from twinvae.jax.compiling import compiler_options
 from twinvae.jax.shards import CLIPS
+from twinvae.tensors import Tensors
 
 Named = dict[str, jax.Array]  # by diffusers' name, in Flax's layout
 
@@ -92,6 +94,26 @@ def begin(recipe: Recipe, tensors: Mapping[str, np.ndarray]) -> State:
     return State(jnp.zeros((), jnp.int32), weights, jax.tree.map(jnp.copy, weights), optimiser(recipe).init(weights))
 
 
+def abstract_state(recipe: Recipe) -> State:
+    """The shapes of a state, for programs and for checkpoints."""
+    params, dtype = nnx.to_flat_state(Structure.of(recipe).abstract), master_dtype(recipe)
+    weights = {torch_name(path): jax.ShapeDtypeStruct(param.shape, dtype) for path, param in params}
+    moments = jax.eval_shape(optimiser(recipe).init, weights)
+    return State(jax.ShapeDtypeStruct((), jnp.int32), weights, dict(weights), moments)
+
+
+def in_torch_layout(recipe: Recipe, named: Named) -> Tensors:
+    """Weights, averages or moments in diffusers' layout."""
+    with arrays.dtype_scope(master_dtype(recipe)):
+        tensors = to_torch_layout(Structure.of(recipe).state(jax.tree.map(jnp.asarray, named)))
+        return {name: np.asarray(tensor) for name, tensor in tensors.items()}
+
+
+def moments(state: State, kind: str) -> Named:
+    """AdamW's first moments, "mu", or its second, "nu"."""
+    return optax.tree.get(state.optimiser, kind)
+
+
 def noise_of(recipe: Recipe, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The noise of a step's latents, the same however clips are put through."""
     clips, frames, height, width, _ = shape
@@ -102,17 +124,22 @@ def noise_of(recipe: Recipe, step: jax.Array, shape: tuple[int, ...]) -> jax.Arr
     return jax.random.normal(key, size, master_dtype(recipe))
 
 
-def make_step(recipe: Recipe, mesh: Mesh | None = None) -> Callable[[State, jax.Array], tuple[State, Named]]:
+def make_step(recipe: Recipe, mesh: Mesh | None = None, platform: str | None = None) -> Any:
     """A step as a program: bytes of clips [b, t, h, w, 3] to a new state, which takes the old one's place, and numbers.
 
     Args:
         mesh: whose axis "clips" the clips are dealt out over; weights are on every device.
+        platform: that it is compiled for; None: the default device's.
+    Returns:
+        A function that `jax.jit` made.
     """
-    step = pure_step(recipe)
+    step, options = pure_step(recipe), compiler_options(platform, recipe.compute)
     if mesh is None:
-        return jax.jit(step, donate_argnums=0)
+        return jax.jit(step, donate_argnums=0, compiler_options=options)
     everywhere, dealt = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(CLIPS))
-    return jax.jit(step, donate_argnums=0, in_shardings=(everywhere, dealt), out_shardings=everywhere)
+    return jax.jit(
+        step, donate_argnums=0, in_shardings=(everywhere, dealt), out_shardings=everywhere, compiler_options=options
+    )
 
 
 def pure_step(recipe: Recipe) -> Callable[[State, jax.Array], tuple[State, Named]]:
@@ -148,7 +175,8 @@ def pure_step(recipe: Recipe) -> Callable[[State, jax.Array], tuple[State, Named
         # The first averages are of few steps, and forget the beginning.
         taken = state.step.astype(master)
         kept = jnp.minimum(recipe.averaging, (1 + taken) / (10 + taken))
-        average = jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, state.average, weights)
+        # Written so that a weight which is not trained keeps its very bits.
+        average = jax.tree.map(lambda old, new: old + (1 - kept) * (new - old), state.average, weights)
         numbers = {"loss": value, **parts, "norm": optax.tree.norm(gradients)}
         return State(state.step + 1, weights, average, moments), numbers
 

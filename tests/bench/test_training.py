@@ -15,7 +15,9 @@ from stages.video import write_video
 from twinvae.bench import training
 from twinvae.bench.cli import main
 from twinvae.bench.effort import little_effort
+from twinvae.checkpoint import read_checkpoint, write_checkpoint
 from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
+from twinvae.seeded import seeded_tensors
 
 CONFIG = VAEConfig(
     block_out_channels=(4, 4, 4, 4), down_block_types=(DOWN_BLOCK,) * 4, up_block_types=(UP_BLOCK,) * 4,
@@ -63,7 +65,22 @@ def test_a_folder_of_videos_becomes_a_vae_and_the_same_command_goes_on(clips, tm
     assert weights.read_bytes() == first
 
 
-@pytest.mark.parametrize("arguments", [("--clips", "nowhere"), ("--recipe", "nothing"), ("--hold-out", "nobody")])
+def test_a_decoder_is_trained_on_and_its_encoder_stays(clips, tmp_path):
+    recipe, first, out = tmp_path / "recipe.json", tmp_path / "first", tmp_path / "better"
+    recipe.write_text(RECIPE.model_dump_json())
+    before = seeded_tensors(CONFIG, 0)
+    write_checkpoint(first, CONFIG, before)
+    with little_effort():
+        command = ["train", "--clips", str(clips), "--recipe", str(recipe), "--decoder-of", str(first)]
+        assert main([*command, "--out", str(out)]) == 0
+    config, after = read_checkpoint(out)
+    changed = {name.split(".")[0] for name, tensor in after.items() if (tensor != before[name]).any()}
+    assert changed == {"decoder"}
+    assert config.scaling_factor != CONFIG.scaling_factor  # which is of the clips
+
+
+@pytest.mark.parametrize("arguments", [("--clips", "nowhere"), ("--recipe", "nothing"), ("--hold-out", "nobody"),
+                                       ("--devices", "2")])  # fmt: skip
 def test_what_it_cannot_use_is_said_in_a_line(arguments, clips, capsys):
     assert main(["train", "--clips", str(clips), *arguments]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(" ".join(arguments))

@@ -15,8 +15,6 @@ from twinvae.tensors import Tensors, tensor_shapes
 # A model of the full architecture takes minutes per mode and dtype.
 LARGE = 10_000_000
 
-LARGE = 10_000_000
-
 
 @dataclass(frozen=True)
 class Model:
@@ -54,3 +52,6 @@ class Model:
         if "weights" in self.source:
             return read_checkpoint(self.source["weights"], self.source["subfolder"])[1]
         return preset_tensors(self.source["preset"], self.source["seed"])
+
+
+TRAINED = Model.of_preset("small", 0)  # what suites look at real pictures with

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from jax.sharding import Mesh
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from skimage.transform import resize
 
@@ -26,6 +27,7 @@ from twinvae.bench.environment import prepare_jax
 from twinvae.bench.files import write_whole
 from twinvae.checkpoint import write_checkpoint
 from twinvae.jax.kept import user_cache
+from twinvae.jax.mesh import make_mesh
 
 SIZE = (128, 192)  # that every frame is scaled to cover
 MOST = 300  # frames of a clip
@@ -47,6 +49,7 @@ def train(
     decoder_of: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="train the decoder of this VAE on, and keep its encoder")
     ] = None,
+    devices: Annotated[int, typer.Option(metavar="N", min=1, help="that a step's clips are dealt out over")] = 1,
 ) -> None:
     """Train a VAE on a folder's videos. Stopped and started again with the same folder, it goes on where it was."""
     prepare_jax()
@@ -56,6 +59,7 @@ def train(
 
         config, first = read_checkpoint(decoder_of)
         chosen = chosen.model_copy(update={"config": config, "part": "decoder"})
+    mesh = _mesh(chosen, devices)
     found = long_enough(read_clips(clips), chosen)
     if hold_out is not None and hold_out not in found:
         raise ValueError(f"--hold-out {hold_out}: no such clip; found {', '.join(found)}")
@@ -73,7 +77,7 @@ def train(
             progress.update(task, completed=line["step"], loss=f"loss {line['loss']:.4f}")
 
         try:
-            state = run_training(chosen, divided.seen, out, first=first, say=say)
+            state = run_training(chosen, divided.seen, out, first=first, mesh=mesh, say=say)
         except FloatingPointError as error:
             print(error, file=sys.stderr)
             raise typer.Exit(1) from None
@@ -93,6 +97,16 @@ def _recipe(name: str, steps: int | None) -> Recipe:
     if steps is None:
         return recipe
     return recipe.model_copy(update={"stages": (recipe.stages[0].model_copy(update={"steps": steps}),)})
+
+
+def _mesh(recipe: Recipe, devices: int) -> Mesh | None:
+    """Devices that share the clips of a step; None where one does it all."""
+    if uneven := [stage.clips for stage in recipe.stages if stage.clips % devices]:
+        raise ValueError(
+            f"--devices {devices}: a step of this recipe has {uneven[0]} clips, which cannot be dealt out evenly; "
+            "take a recipe (JSON) whose stages have a multiple of that"
+        )
+    return make_mesh(clips=devices) if devices > 1 else None
 
 
 def read_clips(folder: Path | None) -> dict[str, Frames]:

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from diffusers import AutoencoderKLCogVideoX
 
-from impl_flax.params import to_torch_layout
 from impl_flax.train.recipes import Recipe, Stage
-from impl_flax.train.step import Structure, begin, noise_of, pure_step
+from impl_flax.train.step import begin, pure_step
+from suites.training.flax_steps import Steps, farthest, noises
+from suites.training.torch_steps import TorchTraining
 from twinvae import arrays
 from twinvae.bench.effort import little_effort
 from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
@@ -52,51 +51,14 @@ def far(found, expected) -> float:
     return max(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30) for a, b in pairs)
 
 
-def torchs(steps: int):
-    """Weights, first and second moments of PyTorch's AdamW on diffusers' class."""
-    model = AutoencoderKLCogVideoX(**{k: v for k, v in CONFIG.to_dict().items() if not k.startswith("_")}).double()
-    model.load_state_dict({name: torch.tensor(t).double() for name, t in seeded_tensors(CONFIG, 0).items()})
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=RECIPE.weight_decay)
-    video = torch.tensor(clips()).double().permute(0, 4, 1, 2, 3) / 127.5 - 1
-    soft = RECIPE.softness
-    for step in range(steps):
-        for group in optimiser.param_groups:  # a cosine over all steps of the recipe
-            low = RECIPE.last_rate
-            group["lr"] = 1e-3 * (low + (1 - low) * (1 + np.cos(np.pi * step / RECIPE.steps)) / 2)
-        with arrays.dtype_scope(np.dtype(np.float64)):
-            noise = torch.tensor(np.asarray(noise_of(RECIPE, jnp.asarray(step), clips().shape))).permute(0, 4, 1, 2, 3)
-        posterior = model.encode(video).latent_dist
-        error = model.decode(posterior.mean + posterior.std * noise).sample - video
-
-        def charbonnier(x):
-            return (torch.sqrt(x**2 + soft**2) - soft).mean()
-
-        loss = charbonnier(error) + RECIPE.slopes * sum(charbonnier(error.diff(dim=axis)) for axis in (2, 3, 4)) / 3
-        loss = loss + RECIPE.kl * 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        norm = torch.sqrt(sum((p.grad**2).sum() for p in model.parameters()))
-        for parameter in model.parameters():
-            parameter.grad *= torch.clamp(RECIPE.clip_norm / norm, max=1)
-        optimiser.step()
-    names, kept = dict(model.named_parameters()), optimiser.state
-    weights = {name: p.detach().numpy() for name, p in names.items()}
-    first, second = ({name: kept[p][key].numpy() for name, p in names.items()} for key in ("exp_avg", "exp_avg_sq"))
-    return float(loss.detach()), weights, first, second
-
-
 def test_weights_and_moments_are_torchs_after_two_steps(plain):
-    states, numbers = plain
-    value, weights, first, second = torchs(STEPS)
-    assert numbers["loss"] == pytest.approx(value, rel=1e-12)
-    found = jax.tree.leaves(states[-1].optimiser, is_leaf=lambda one: hasattr(one, "mu"))
-    (adam,) = [one for one in found if hasattr(one, "mu")]
-    for named, expected in ((states[-1].weights, weights), (adam.mu, first), (adam.nu, second)):
-        with arrays.dtype_scope(np.dtype(np.float64)):
-            ours = to_torch_layout(Structure.of(RECIPE).state(jax.tree.map(jnp.asarray, named)))
-            ours = {name: np.asarray(tensor) for name, tensor in ours.items()}
-        assert ours.keys() == expected.keys()
-        assert max(far(ours[name], expected[name]) for name in ours) <= 1e-10
+    (*_, last), numbers = plain
+    reference = TorchTraining(RECIPE, seeded_tensors(CONFIG, 0))
+    losses = [reference.step(clips(), noise) for noise in noises(RECIPE, STEPS)]
+    assert numbers["loss"] == pytest.approx(losses[-1], rel=1e-12)
+    found = Steps(RECIPE, np.array(losses), last)
+    for part in ("weights", "first", "second"):
+        assert farthest(getattr(found, part), getattr(reference.kept(), part))[0] <= 1e-10
 
 
 @pytest.mark.parametrize("change", [{"remat": True}, {"accumulate": 2}], ids=str)
