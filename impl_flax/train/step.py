@@ -97,9 +97,10 @@ def begin(recipe: Recipe, tensors: Mapping[str, np.ndarray]) -> State:
 def abstract_state(recipe: Recipe) -> State:
     """The shapes of a state, for programs and for checkpoints."""
     params, dtype = nnx.to_flat_state(Structure.of(recipe).abstract), master_dtype(recipe)
-    weights = {torch_name(path): jax.ShapeDtypeStruct(param.shape, dtype) for path, param in params}
+    shape: Any = jax.ShapeDtypeStruct
+    weights = {torch_name(path): shape(param.shape, dtype) for path, param in params}
     moments = jax.eval_shape(optimiser(recipe).init, weights)
-    return State(jax.ShapeDtypeStruct((), jnp.int32), weights, dict(weights), moments)
+    return State(shape((), jnp.int32), weights, dict(weights), moments)
 
 
 def in_torch_layout(recipe: Recipe, named: Named) -> Tensors:
