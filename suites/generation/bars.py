@@ -47,6 +47,12 @@ FILES = (
         **{"values apart in the file": Bar(0, better="equal")},
     )
 )
+TRAINED = because(
+    "The trained VAE's latents of a clip, and what is decoded of them after the noise is taken from them again, held "
+    "against diffusers' own without noise: WHY.",
+    max_abs=Bar(1e-4, ROUNDING, 1e-5),
+    psnr=Bar(24, 1.001, better="higher", unit="dB", why="Against the clip itself: what the VAE alone loses."),
+)
 SAME_BITS = because(
     "The state is kept bit for bit, and one program does any run of steps. A resume that begins one step off gives "
     "other latents everywhere.",
@@ -63,6 +69,7 @@ BARS = (
     *(Held(f"latents, {dtype}", bars, {"case": "latents, .*", "dtype": dtype}) for dtype, bars in LATENTS.items()),
     Held("latents, bfloat16", IN_BFLOAT16, {"case": "latents, all together"}),
     Held("frames", FRAMES, {"case": "video, .*"}),
+    Held("from noise", TRAINED, {"case": "from noise, .*"}),
     Held("video files", FILES, {"case": "file, .*"}),
     Held("killed and gone on", SAME_BITS, {"case": "resumed.*"}),
     Held("second starts", STARTS, {"case": "second start, .*"}),
