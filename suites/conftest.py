@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 import twinvae
-from twinvae.bench.clips import Clip, read_clip, synthetic_clip
+from twinvae.bench.clips import Clip, filmed_clip, read_clip, synthetic_clip
 from twinvae.bench.debugging import traced
 from twinvae.bench.effort import little_effort
+from twinvae.bench.models import TRAINED
 from twinvae.bench.options import OPTIONS, Model, Options
 from twinvae.bench.plugin import axis_fields, keep, run_file, suite_of
 from twinvae.bench.records import Record
@@ -134,6 +136,22 @@ def clip(options: Options) -> Callable[[int, int, int], Clip]:
         return read_clip(options.clip, frames, height, width)
 
     return clip
+
+
+@pytest.fixture(scope="session")
+def film(options: Options) -> Callable[[int, int, int], Clip]:
+    """`film(frames, height, width)`: the same of --clip, or of a picture that a camera moves over."""
+
+    def film(frames: int, height: int, width: int) -> Clip:
+        return (filmed_clip if options.clip is None else partial(read_clip, options.clip))(frames, height, width)
+
+    return film
+
+
+@pytest.fixture(scope="session")
+def trained(load: Load) -> Callable[[str, str], twinvae.VideoVAE]:
+    """`trained(backend, dtype)`: the preset that was trained, as programs."""
+    return lambda backend, dtype: load(backend, TRAINED, "jit", dtype)
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ PRESETS: dict[str, VAEConfig] = {
         norm_num_groups=4,
         sample_height=128,
         sample_width=192,
-        scaling_factor=1.10949,
+        scaling_factor=0.97407,
     ),
     "cogvideox-2b": VAEConfig(),
     "cogvideox-5b": VAEConfig(scaling_factor=0.7),

@@ -105,4 +105,37 @@ def _reach_panel(ax: Axes, arrays: dict[str, np.ndarray], norm: LogNorm) -> obje
     return image
 
 
-PICTURES = (frame_map, reach)
+def flickers(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
+    """Flicker and PSNR frame by frame.
+
+    Exhibits named "flicker" hold `flicker` of every frame but the first, what is `expected`, `psnr` of every frame, and
+    the `edges`, frames that begin a frame batch.
+    """
+    shown = [(exhibit, arrays) for exhibit in data.exhibits
+             if exhibit.name == "flicker" and (arrays := load_arrays(data, exhibit))]  # fmt: skip
+    if not shown:
+        return
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    reference = shown[0][1]
+    numbers = np.arange(1, len(reference["psnr"]) + 1)
+    above.plot(numbers[1:], reference["expected"], color=INK, linewidth=5, alpha=0.4, label="diffusers")
+    for (exhibit, arrays), colour, marker in zip(shown, COLOURS, "ox+s", strict=False):
+        above.plot(numbers[1:], arrays["flicker"], marker, color=colour, fillstyle="none", label=exhibit.backend)
+        below.plot(numbers, arrays["psnr"], marker, color=colour, fillstyle="none", label=exhibit.backend)
+    for ax, label in ((above, "flicker"), (below, "PSNR [dB]")):
+        for edge in reference["edges"]:
+            ax.axvline(edge + 0.5, color=INK, linewidth=0.8, linestyle=":")
+        ax.set_ylabel(label)
+        ax.grid(True, axis="y", linewidth=0.6)
+    above.legend(frameon=False, fontsize=8)
+    below.set_xlabel("frame")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    caption = (
+        "A real clip through trained weights: how far each frame's change from the one before is from the original's "
+        "(mean, in [-1, 1]), and PSNR. Dotted lines part the frame batches."
+    )
+    yield Picture(f"{data.run.suite}-flicker.svg", svg(figure), caption)
+
+
+PICTURES = (frame_map, reach, flickers)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from twinvae.bench.drawing import ALARM, COLOURS, INK, Picture, load_arrays, png, rgb, svg
-from twinvae.bench.records import RunData
+from twinvae.bench.records import Exhibit, RunData
 from twinvae.bench.verdicts import DTYPES, Verdict, number
 
 LINES = {"jit": "-", "eager": ":"}
@@ -113,12 +113,16 @@ def _short(layer: str) -> str:
 def frames(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
     """A frame of the clip, of the reference and of each backend, and their difference, amplified.
 
-    Exhibits named "frame" hold `original`, `reference` and `output`, `[height, width, channel]` in [-1, 1].
+    Exhibits named "frame" or "frame, <of what>" hold `original`, `reference` and `output`, `[height, width, channel]`
+    in [-1, 1]; each name is a picture.
     """
-    exhibits = [exhibit for exhibit in data.exhibits if exhibit.name == "frame"]
-    shown = [(exhibit, arrays) for exhibit in exhibits if (arrays := load_arrays(data, exhibit))]
-    if not shown:
-        return
+    for name in sorted({one.name for one in data.exhibits if one.name.partition(", ")[0] == "frame"}, reverse=True):
+        of_name = [exhibit for exhibit in data.exhibits if exhibit.name == name]
+        if shown := [(exhibit, arrays) for exhibit in of_name if (arrays := load_arrays(data, exhibit))]:
+            yield _frames(data.run.suite, name.partition(", ")[2], shown)
+
+
+def _frames(suite: str, what: str, shown: Sequence[tuple[Exhibit, dict[str, np.ndarray]]]) -> Picture:
     height, width = shown[0][1]["original"].shape[:2]
     figure = Figure(figsize=(10, len(shown) * (2.5 * height / width + 0.3) + 0.3), layout="constrained")
     grid = figure.subplots(len(shown), 4, squeeze=False)
@@ -134,7 +138,8 @@ def frames(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
             ax.set_title(title, fontsize=8)
             ax.set_axis_off()
     caption = "A frame of the clip, PyTorch's output, the backend's, and how far apart the two are (black: equal)."
-    yield Picture(f"{data.run.suite}-frames.png", png(figure), caption)
+    caption += f" Of weights that were {what}, in float64 on PyTorch's side." if what else ""
+    return Picture(f"{suite}-frames{f'-{what}' if what else ''}.png", png(figure), caption)
 
 
 def _one_digit_below(value: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from suites.parity.bars import LOST, QUALITY, TRAINED
+from suites.parity.bars import BLOCK, LOST, QUALITY, TRAINED
 from twinvae.bench import metrics
 from twinvae.bench.bars import check_dtypes, check_shapes, hold, measured
 from twinvae.bench.torch_bfloat16 import ProductsInFloat32
@@ -68,3 +68,22 @@ def test_trained_weights_compute_what_diffusers_computes(backend, dtype, trained
     if dtype != TRUTH:
         frames = {"original": video, "reference": expected["reconstruct"], "output": found["reconstruct"]}
         exhibit("frame, trained", {name: frame[0, CLIP[0] // 2] for name, frame in frames.items()})
+
+
+def grown(options):
+    """In float32, where more than a little is to be computed."""
+    return [row for row in rows(options) if row["dtype"] == "float32" and not options.one_round]
+
+
+@pytest.mark.needs("activations")
+@pytest.mark.cases("backend, dtype", grown)
+@pytest.mark.parametrize("operation", ["encode", "decode"])
+def test_no_block_departs_on_real_activations(operation, backend, dtype, trained, film, in_torch, record):
+    given = film(*CLIP) if operation == "encode" else in_torch(TRUTH)["mean"]
+    expected = trained(REFERENCE, TRUTH).activations(operation, given)
+    found = {name: np.asarray(one) for name, one in trained(backend, dtype).activations(operation, given).items()}
+    check_shapes(found, expected)
+    for order, layer in enumerate(expected):
+        values = measured(BLOCK[dtype], *({layer: side[layer]} for side in (found, expected)))
+        hold(record, BLOCK[dtype], values, "blocks, trained", operation=operation, mode="jit", layer=layer, order=order,
+             shape="x".join(map(str, given.shape)))  # fmt: skip

@@ -122,6 +122,27 @@ def _steps(ax: Axes, one: Shown, steepest: float) -> None:
         beside.set_axis_off()
 
 
+def crops(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
+    """Where two seams cross, at equal scale.
+
+    Exhibits named "crops" hold the same part of a frame decoded in tiles with no overlap (`none`) and with the
+    `default`, and `untiled`; [height, width, channel] in [-1, 1].
+    """
+    shown = [(exhibit.backend, arrays) for exhibit in data.exhibits
+             if exhibit.name == "crops" and (arrays := load_arrays(data, exhibit))]  # fmt: skip
+    if not shown:
+        return
+    titles = {"none": "tiles without an overlap", "default": "the default overlap", "untiled": "untiled"}
+    figure = Figure(figsize=(10, 3.5 * len(shown)), layout="constrained")
+    for row, (backend, arrays) in zip(figure.subplots(len(shown), 3, squeeze=False), shown, strict=True):
+        for ax, (name, title) in zip(row, titles.items(), strict=True):
+            ax.imshow(rgb(arrays[name]), interpolation="nearest")
+            ax.set_title(f"{title}, {backend}", loc="left", fontsize=9)
+            ax.set_axis_off()
+    caption = "Trained weights on a real frame, where two seams cross: the same pixels at the same scale."
+    yield Picture("tiling-crops.png", png(figure), caption)
+
+
 def overlap_curves(data: RunData, verdicts: Sequence[Verdict]) -> Iterator[Picture]:
     """What a larger overlap brings, a panel per metric."""
     curves = [v for v in verdicts if v.key.case.startswith("overlap ") and v.key.metric in METRICS and v.record]
@@ -160,4 +181,4 @@ def _file(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name)
 
 
-PICTURES = (seam_maps, overlap_curves)
+PICTURES = (crops, seam_maps, overlap_curves)

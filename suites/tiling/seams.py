@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from jaxtyping import Float
 
@@ -42,3 +44,16 @@ def steps_along(clip: Video, axis: int) -> Float[np.ndarray, " n"]:
     """Mean absolute step from each cell along an axis to the next."""
     others = tuple(other for other in range(clip.ndim) if other != axis)
     return np.abs(np.diff(clip.astype(np.float64), axis=axis)).mean(axis=others)
+
+
+def crop_at(difference: Video, grid: TileGrid, side: int) -> tuple[slice, slice]:
+    """Rows and columns around the crossing of two seams where tiled and untiled differ most."""
+    seen = np.abs(difference.astype(np.float64)).mean(axis=(0, 1, 4))
+    crossings = [
+        tuple(slice(start := min(max(at - side // 2, 0), size - side), start + side)
+              for at, size in zip(place, seen.shape, strict=True))
+        for place in product(*(seams(axis, size) for axis, size in zip((grid.rows, grid.columns), seen.shape,
+                                                                       strict=True)))
+    ]  # fmt: skip
+    rows, columns = max(crossings, key=lambda crop: seen[crop].sum())
+    return rows, columns

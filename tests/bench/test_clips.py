@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 
-from twinvae.bench.clips import read_clip, synthetic_clip
+from twinvae.bench.clips import filmed_clip, read_clip, synthetic_clip
 
 SIZES = [(1, 1, 1), (1, 8, 8), (3, 17, 26), (18, 9, 33)]
 
@@ -30,6 +30,15 @@ def filmed(path: Path, *how: str, seconds: int = 1) -> Path:
     source = ["-f", "lavfi", "-i", f"testsrc=size=176x144:rate=10:duration={seconds}"]
     subprocess.run([get_ffmpeg_exe(), "-v", "error", *source, *how, str(path)], check=True)
     return path
+
+
+def test_the_filmed_clip_moves_a_little_from_frame_to_frame_and_a_longer_one_starts_with_the_shorter():
+    clip = filmed_clip(6, 32, 48)
+    assert (clip.shape, clip.dtype) == ((1, 6, 32, 48, 3), np.float32)
+    assert np.abs(clip).max() <= 1
+    np.testing.assert_array_equal(filmed_clip(4, 32, 48), clip[:, :4])
+    steps = np.abs(np.diff(clip, axis=1)).mean(axis=(0, 2, 3, 4))
+    assert np.all((steps > 0.005) & (steps < 0.3 * clip.std()))
 
 
 @pytest.mark.parametrize(("frames", "height", "width"), SIZES)

