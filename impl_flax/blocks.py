@@ -26,6 +26,7 @@ from impl_flax.layers import (
     Linear,
     activate,
 )
+from twinvae.jax.shards import in_rows
 from twinvae.jax.slabs import Slabs, Source
 
 TimeEmbedding = Float[Array, "b e"]
@@ -111,6 +112,12 @@ class CogVideoXResnetBlock3D(nnx.Module):
             return norm.in_slabs(x, *condition, axis=slabs.axis).then(activate, self.non_linearity)
 
         h, cache["conv1"] = self.conv1.in_slabs(activated(self.norm1, x), earlier.get("conv1"), slabs)
+        if in_rows() and conv_cache is None and self.shortcut == "pointwise" and x.shape[-1] > h.shape[-1]:
+            # In the place of `x`, and not beside it. First rounds need most; one device's program is left as it was.
+            out, cache["conv2"] = self.conv2.in_slabs(
+                activated(self.norm2, h), None, slabs, onto=x, through=self.conv_shortcut
+            )
+            return out[..., : h.shape[-1]], cache
         beside = self.conv_shortcut.in_slabs(x, slabs) if self.shortcut == "pointwise" else x
         h, cache["conv2"] = self.conv2.in_slabs(activated(self.norm2, h), earlier.get("conv2"), slabs, onto=beside)
         return h, cache

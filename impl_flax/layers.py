@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -119,12 +120,18 @@ class CogVideoXCausalConv3d(nnx.Module):
         return self.conv(x), x[:, -self.time_pad :]
 
     def in_slabs(
-        self, x: Source, conv_cache: Cache | None, slabs: Slabs, onto: Frames | None = None
+        self,
+        x: Source,
+        conv_cache: Cache | None,
+        slabs: Slabs,
+        onto: Frames | None = None,
+        through: Callable[[Frames], Frames] = lambda there: there,
     ) -> tuple[Frames, Cache]:
         """The same of frames that are made a slab at a time, for a kernel of 3 and a stride of 1.
 
         Args:
-            onto: frames that the result is added to, in their place.
+            onto: frames that the result is added to, in their place: in that of their first channels, if it has less.
+            through: what they go through before.
         """
         axis, time = slabs.axis, self.time_pad
         frames, size = x.shape[1], x.shape[axis]
@@ -154,7 +161,7 @@ class CogVideoXCausalConv3d(nnx.Module):
 
         def run(first: Array | int, cells: int, there: Frames) -> Frames:
             out = conv3d(with_halo(seen, first, cells, size, axis, beyond), kernel, bias, (1, 1, 1), pads)
-            return out if onto is None else out + there
+            return out if onto is None else out + through(there)
 
         out = lax.empty((*x.shape[:-1], kernel.shape[-1]), x.dtype) if onto is None else onto
         out = fill(out, size, cells, axis, run)

@@ -49,9 +49,10 @@ FILES = (
 )
 TRAINED = because(
     "The trained VAE's latents of a clip, and what is decoded of them after the noise is taken from them again, held "
-    "against diffusers' own without noise: WHY.",
+    "against diffusers' own without noise: 1.1e-5 of rounding. Noise of which one part in 10,000 is left, as much as a "
+    "schedule's number that is off in its fourth digit leaves, is 3.5e-4 of it.",
     max_abs=Bar(1e-4, ROUNDING, 1e-5),
-    psnr=Bar(24, 1.001, better="higher", unit="dB", why="Against the clip itself: what the VAE alone loses."),
+    psnr=Bar(None, 1.001, better="higher", unit="dB", why="Against the clip itself: what the VAE alone loses."),
 )
 SAME_BITS = because(
     "The state is kept bit for bit, and one program does any run of steps. A resume that begins one step off gives "
