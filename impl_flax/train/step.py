@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -90,17 +91,18 @@ def optimiser(recipe: Recipe) -> optax.GradientTransformation:
 
 def begin(recipe: Recipe, tensors: Mapping[str, np.ndarray]) -> State:
     """The state before the first step."""
-    weights = Structure.of(recipe).named(tensors, master_dtype(recipe))
+    return _begun(recipe, Structure.of(recipe).named(tensors, master_dtype(recipe)))
+
+
+def _begun(recipe: Recipe, weights: Named) -> State:
     return State(jnp.zeros((), jnp.int32), weights, jax.tree.map(jnp.copy, weights), optimiser(recipe).init(weights))
 
 
 def abstract_state(recipe: Recipe) -> State:
     """The shapes of a state, for programs and for checkpoints."""
     params, dtype = nnx.to_flat_state(Structure.of(recipe).abstract), master_dtype(recipe)
-    shape: Any = jax.ShapeDtypeStruct
-    weights = {torch_name(path): shape(param.shape, dtype) for path, param in params}
-    moments = jax.eval_shape(optimiser(recipe).init, weights)
-    return State(shape((), jnp.int32), weights, dict(weights), moments)
+    weights = {torch_name(path): jax.ShapeDtypeStruct(param.shape, dtype) for path, param in params}
+    return jax.eval_shape(partial(_begun, recipe), weights)
 
 
 def in_torch_layout(recipe: Recipe, named: Named) -> Tensors:

@@ -57,7 +57,7 @@ def filmed_clip(frames: int, height: int, width: int) -> Clip:
     picture = data.astronaut().astype(np.float32) / 127.5 - 1
     size, side = np.array([height, width]), picture.shape[0]
     widest, shots = side / size.max(), []
-    smooth = gaussian(picture, (0.2 * widest, 0.2 * widest, 0))  # of what is between the pixels that are looked at
+    smooth = gaussian(picture, 0.2 * widest, channel_axis=-1)  # of what is between the pixels that are looked at
     for time in range(frames):
         scale = widest * (0.5 + 0.1 * np.cos(time / 20))
         top, left = (side - scale * size) / 2 * (1 + 0.8 * np.sin([time / 40 - 0.8, time / 25]))
