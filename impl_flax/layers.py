@@ -125,7 +125,7 @@ class CogVideoXCausalConv3d(nnx.Module):
         conv_cache: Cache | None,
         slabs: Slabs,
         onto: Frames | None = None,
-        through: Callable[[Frames], Frames] = lambda there: there,
+        through: Callable[..., Any] = lambda there: there,
     ) -> tuple[Frames, Cache]:
         """The same of frames that are made a slab at a time, for a kernel of 3 and a stride of 1.
 
