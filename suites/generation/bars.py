@@ -6,6 +6,7 @@ from suites.generation.program_bars import PROGRAM_BARS
 from twinvae.bench.bars import ROUNDING, SHOWN_ONLY, Bar, Held, because
 
 SECOND = "second start over first"
+OVER_DIFFUSERS = "time over diffusers'"
 STEPS_ALONE = "steps done again"
 LATENTS = {
     "float64": because(
@@ -65,6 +66,11 @@ STARTS = because(
     "folder both take as long.",
     **{SECOND: Bar(0.5, SHOWN_ONLY, unit="x")},
 )
+BESIDE = because(
+    "Warm, in turn, the middle of each: 4 steps with guidance of a tiny transformer, of which the most is what a call "
+    "costs. It says nothing of large ones, and is only shown.",
+    **{OVER_DIFFUSERS: Bar(None, SHOWN_ONLY, unit="x")},
+)
 
 BARS = (
     *(Held(f"latents, {dtype}", bars, {"case": "latents, .*", "dtype": dtype}) for dtype, bars in LATENTS.items()),
@@ -73,6 +79,7 @@ BARS = (
     Held("from noise", TRAINED, {"case": "from noise, .*"}),
     Held("video files", FILES, {"case": "file, .*"}),
     Held("killed and gone on", SAME_BITS, {"case": "resumed.*"}),
+    Held("beside diffusers", BESIDE, {"case": "denoising beside .*"}),
     Held("second starts", STARTS, {"case": "second start, .*"}),
     *PROGRAM_BARS,
 )  # fmt: skip

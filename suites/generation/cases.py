@@ -18,4 +18,12 @@ STEP = "a step with guidance"
 ONE_CHIP, MESH = f"{STEP}, one chip", f"{STEP}, dp 2, tp 4"
 OTHER_MESHES = {f"{STEP}, dp 2, sp 2, tp 2": (2, 2, 2), f"{STEP}, tp 8": (1, 1, 8)}
 SHALLOW = f"{MESH}, 4 blocks"
+# Queries of a block that are tried, by keys together; the most that fit are told.
+EDGES = {256: (6656, 13312), 1408: (3328, 6656, 13312)}
+KEYS = 2816  # of a block
 ATTENTION = f"attention of {TOKENS} tokens"
+
+
+def tried(queries: int, together: int) -> str:
+    """The name of attention with other blocks."""
+    return f"{ATTENTION}, blocks of {queries} queries, {KEYS} keys, {together} together"

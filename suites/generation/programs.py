@@ -17,7 +17,9 @@ from stages.sampling import Table, denoise
 from suites.generation.cases import (
     ATTENTION,
     CONFIG,
+    EDGES,
     HEADS,
+    KEYS,
     LATENTS,
     LAYERS,
     MESH,
@@ -28,10 +30,11 @@ from suites.generation.cases import (
     TEXT,
     TOKENS,
     WIDTH,
+    tried,
 )  # fmt: skip
 from twinvae.bench.aot import cuda
 from twinvae.bench.aot.compilers import devices_of, missing
-from twinvae.jax.attention import flash, fused
+from twinvae.jax.attention import Blocks, flash, fused
 from twinvae.jax.chips import CHIPS
 from twinvae.jax.compiling import compiler_options, tracing_for
 from twinvae.jax.tokens import make_token_mesh
@@ -103,16 +106,20 @@ def _lowered_step(
         ).lower(params, given(LATENTS), wide(LATENTS), table, text, positions, None, None, place, place)
 
 
-def _lowered_attention(kind: str, found: Sequence[Any]) -> jax.stages.Lowered:
+def _lowered_attention(kind: str, found: Sequence[Any], blocks: Blocks | None = None) -> jax.stages.Lowered:
     tokens = jax.ShapeDtypeStruct((1, HEADS, TOKENS, WIDTH), jnp.bfloat16, sharding=SingleDeviceSharding(found[0]))
+    function = {"tpu": partial(flash, blocks=blocks) if blocks else flash, "gpu": fused}[kind]
     with tracing(kind):
-        return jax.jit({"tpu": flash, "gpu": fused}[kind], compiler_options=compiler_options(kind)).lower(
-            tokens, tokens, tokens
-        )
+        return jax.jit(function, compiler_options=compiler_options(kind)).lower(tokens, tokens, tokens)
 
 
 CASES = {
     ATTENTION: Case(1, _lowered_attention),
+    **{
+        tried(queries, together): Case(1, partial(_lowered_attention, blocks=Blocks(queries, KEYS, together)))
+        for together, several in EDGES.items()
+        for queries in several
+    },
     ONE_CHIP: step(),
     MESH: step((2, 1, 4)),
     SHALLOW: step((2, 1, 4), layers=4),

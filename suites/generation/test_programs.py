@@ -13,12 +13,12 @@ import jax
 import pytest
 
 from suites.generation.cases import ATTENTION as ALONE
-from suites.generation.cases import LAYERS, MESH, SHALLOW, TOKENS
-from suites.generation.program_bars import ATTENTION, COLLECTIVES, DEPTH, FLAT, PADDED, PEAK, PEAKS, SENT
+from suites.generation.cases import EDGES, KEYS, LAYERS, MESH, SHALLOW, TOKENS, tried
+from suites.generation.program_bars import ATTENTION, COLLECTIVES, DEPTH, EDGE, FITTING, FLAT, PADDED, PEAK, PEAKS, SENT
 from suites.generation.programs import CASES, missing_for
 from twinvae.bench.aot.compilers import chip_of, compiler_version
 from twinvae.bench.aot.programs import Answer, Compiler, Store
-from twinvae.bench.aot.tpu_compiler import Outcome, compiled_program
+from twinvae.bench.aot.tpu_compiler import Outcome, compiled_program, failed
 from twinvae.bench.collectives import collectives
 from twinvae.jax.attention import products
 from twinvae.jax.chips import CHIPS
@@ -71,9 +71,12 @@ def ask(options, chip) -> Callable[[str], Answer]:
 
 
 def compiled(lowered: jax.stages.Lowered) -> Outcome:
-    """What a compiler says of a program that fits, the bytes of what it sends in each block, and processors' time."""
+    """What a compiler says of a program, the bytes of what it sends in each block, and processors' time."""
     start = time.process_time()
-    program, outcome = compiled_program(lowered)
+    try:
+        program, outcome = compiled_program(lowered)
+    except jax.errors.JaxRuntimeError as error:
+        return failed(str(error), time.process_time() - start)
     taken, sent = time.process_time() - start, collectives(program.as_text(), inside=IN_A_BLOCK)
     return outcome._replace(counts={kind: one.bytes for kind, one in sorted(sent.items())}, seconds=taken)
 
@@ -107,6 +110,19 @@ def test_attention_takes_no_padding_in_memory(dtype, chip, ask, record):
         values[PADDED] = {"value": products(TOKENS, TOKENS) / TOKENS**2}
     for metric, value in values.items():
         record(case=ALONE, metric=metric, mode="jit", dtype=dtype, **ATTENTION[metric].fields, **value)
+
+
+def of_blocks(options):
+    kernel = CHIPS[JUDGED[0]].kind == getattr(CHIPS.get(str(chip_of(options.platform))), "kind", None)
+    return [{"together": together} | row for row in asked(options) for together in EDGES if kernel]
+
+
+@pytest.mark.cases("together, dtype", of_blocks)
+def test_blocks_larger_than_the_table_s_fit(together, dtype, chip, ask, record):
+    answers = {queries: ask(tried(queries, together)) for queries in EDGES[together]}
+    most = told(chip, [*answers.values()], lambda: max(n for n, one in answers.items() if one.program.fits))
+    record(case=f"attention, {KEYS} keys of a block, {together} together", metric=EDGE, mode="jit", dtype=dtype,
+           **FITTING[EDGE].fields, **most)  # fmt: skip
 
 
 @pytest.mark.cases("dtype", asked)

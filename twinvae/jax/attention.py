@@ -119,8 +119,9 @@ class Blocks(NamedTuple):
     together: int
 
 
-# The compiler takes these at 45,106 tokens for v5e, v5p, v6e and tpu7x, in 10 s on an idle core. Of a v6e it takes up
-# to 13,312 queries (a minute), or 6,656 with 1,408 keys together; 13,312 with 1,408 are past its vector memory.
+# The compiler takes these at 45,106 tokens for v5e, v5p, v6e and tpu7x, in 10 s on an idle core. Of each it takes up to
+# 13,312 queries (a minute or more), or 6,656 with 1,408 keys together; a v6e's vector memory has no room for 13,312
+# with 1,408.
 BLOCKS = {"bfloat16": Blocks(3328, 2816, 256), "float32": Blocks(1664, 1408, 128)}
 VECTOR_MEMORY = 64 * 2**20  # bytes that the kernel may take
 
