@@ -163,6 +163,17 @@ def test_a_steps_crops_depend_on_its_number_alone():
     assert (one != crops(CLIPS, STAGE, 0, 6)).any()
 
 
+def test_crops_reach_the_first_and_the_last_frames_rows_and_columns():
+    stage = Stage(steps=1, clips=1, frames=9, height=8, width=8)
+    places = np.stack(np.meshgrid(*map(np.arange, (11, 10, 10)), indexing="ij"), axis=-1).astype(np.uint8)
+    taken = np.stack([crops({"a": places}, stage, 0, step)[0] for step in range(60)])
+    assert [(int(taken[..., axis].min()), int(taken[..., axis].max())) for axis in range(3)] == [
+        (0, 10),
+        (0, 9),
+        (0, 9),
+    ]
+
+
 def test_clips_that_would_not_come_back_as_long_are_refused_by_the_recipe():
     with pytest.raises(ValueError, match=r"clips of 5 frames come back as 8: .*; take 1 or 8"):
         Recipe(config=preset_config("tiny"), stages=(Stage(steps=1, frames=5),))

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
+import twinvae
 from impl_flax.train.recipes import Recipe, Stage
-from impl_flax.train.step import begin, pure_step
+from impl_flax.train.step import abstract_state, begin, make_step, pure_step
 from suites.training.flax_steps import Steps, farthest, noises
 from suites.training.torch_steps import TorchTraining
 from twinvae import arrays
@@ -32,7 +34,7 @@ def clips() -> np.ndarray:
 def after(recipe: Recipe, steps: int = STEPS):
     """The state after each step, and the last one's numbers."""
     with little_effort(), arrays.dtype_scope(np.dtype(np.float64)):
-        state, numbers, run = begin(recipe, seeded_tensors(CONFIG, 0)), {}, jax.jit(pure_step(recipe))
+        state, numbers, run = begin(recipe, seeded_tensors(recipe.config, 0)), {}, jax.jit(pure_step(recipe))
         states = [state]
         for _ in range(steps):
             state, numbers = run(state, jnp.asarray(clips()))
@@ -70,9 +72,23 @@ def test_another_way_of_computing_a_step_changes_no_number(plain, change):
 
 
 def test_a_decoder_trained_alone_leaves_the_encoder_as_it_is():
-    (before, state), _ = after(RECIPE.model_copy(update={"part": "decoder"}), 1)
+    # diffusers' own are as wide as the video is, and not as the latents are.
+    quant = {"use_quant_conv": True, "use_post_quant_conv": True, "latent_channels": CONFIG.out_channels}
+    config = CONFIG.model_copy(update=quant)
+    (before, state), _ = after(RECIPE.model_copy(update={"part": "decoder", "config": config}), 1)
     changed = {name.split(".")[0] for name, weight in state.weights.items() if (weight != before.weights[name]).any()}
-    assert changed == {"decoder"}
+    assert changed == {"decoder", "post_quant_conv"}
+
+
+def test_a_step_on_a_mesh_deals_clips_out_and_keeps_weights_on_every_device():
+    recipe = RECIPE.model_copy(update={"compute": "float32"})
+    video = jax.ShapeDtypeStruct(clips().shape, "uint8")
+    step = make_step(recipe, twinvae.make_mesh(clips=1, devices=jax.devices()[:1]))
+    with little_effort():
+        shardings = step.lower(abstract_state(recipe), video).compile().input_shardings[0]
+    weights, (dealt,) = jax.tree.leaves(shardings[0]), jax.tree.leaves(shardings[1])
+    assert dealt.spec == PartitionSpec("clips")
+    assert {one.spec for one in weights} == {PartitionSpec()}
 
 
 def test_the_average_follows_the_weights(plain):
