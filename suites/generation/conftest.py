@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -94,17 +92,6 @@ def of_diffusers(pipelines, once, monkeypatch) -> Callable[..., np.ndarray]:
 
 def _drawn_in(drawn: torch.dtype, shape: Any, *, dtype: torch.dtype, **given: Any) -> torch.Tensor:
     return randn_tensor(shape, dtype=drawn, **given).to(dtype)
-
-
-@contextmanager
-def as_users_compile() -> Iterator[None]:
-    """With all effort, where tests of small models take little."""
-    little = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", False)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", little)
 
 
 def latents_in(folder: Path) -> np.ndarray:

@@ -17,7 +17,7 @@ from suites.generation.cases import EDGES, KEYS, LAYERS, MESH, SHALLOW, TOKENS, 
 from suites.generation.program_bars import ATTENTION, COLLECTIVES, DEPTH, EDGE, FITTING, FLAT, PADDED, PEAK, PEAKS, SENT
 from suites.generation.programs import CASES, missing_for
 from twinvae.bench.aot.compilers import chip_of, compiler_version
-from twinvae.bench.aot.programs import Answer, Compiler, Store
+from twinvae.bench.aot.programs import Answer, Compiler, Store, told
 from twinvae.bench.aot.tpu_compiler import Outcome, compiled_program, failed
 from twinvae.bench.collectives import collectives
 from twinvae.jax.attention import products
@@ -81,31 +81,29 @@ def compiled(lowered: jax.stages.Lowered) -> Outcome:
     return outcome._replace(counts={kind: one.bytes for kind, one in sorted(sent.items())}, seconds=taken)
 
 
-def told(chip: str, answers: list[Answer], value: Callable[[], float]) -> dict[str, object]:
-    """The value and the note of a record, which is pending where a program is not known."""
-    if not all(answer.known for answer in answers):
-        return {"value": None, "pending": f"pytest suites/generation --aot {chip}"}
-    return {"value": value(), "note": "; ".join(map(str, answers))}
+@pytest.fixture
+def how(chip) -> str:
+    return f"pytest suites/generation --aot {chip}"
 
 
 @pytest.mark.cases("case, dtype", steps)
-def test_a_step_fits(case, dtype, chip, ask, record):
+def test_a_step_fits(case, dtype, how, ask, record):
     answer = ask(case)
-    peak = told(chip, [answer], lambda: answer.program.peak_bytes / 2**30)
+    peak = told(how, [answer], lambda: answer.program.peak_bytes / 2**30)
     record(case=case, metric=PEAK, mode="jit", dtype=dtype, **PEAKS[case][PEAK].fields, **peak)
 
 
 @pytest.mark.cases("case, dtype", on_meshes)
 def test_devices_send_weights_and_exchange_tokens_for_heads_and_nothing_else_in_a_block(case, dtype, chip, ask, record):
     answer = ask(case)
-    sent = told(chip, [answer], lambda: sum(answer.program.counts.values()) / 1e6)
+    sent = told(how, [answer], lambda: sum(answer.program.counts.values()) / 1e6)
     record(case=case, metric=SENT, mode="jit", dtype=dtype, **COLLECTIVES[case][SENT].fields, **sent)
 
 
 @pytest.mark.cases("dtype", asked)
-def test_attention_takes_no_padding_in_memory(dtype, chip, ask, record):
+def test_attention_takes_no_padding_in_memory(dtype, chip, how, ask, record):
     answer = ask(ALONE)
-    values: dict[str, dict[str, object]] = {PEAK: told(chip, [answer], lambda: answer.program.peak_bytes / 2**30)}
+    values: dict[str, dict[str, object]] = {PEAK: told(how, [answer], lambda: answer.program.peak_bytes / 2**30)}
     if CHIPS[chip].kind == "tpu":  # of cuDNN's kernel it is not known
         values[PADDED] = {"value": products(TOKENS, TOKENS) / TOKENS**2}
     for metric, value in values.items():
@@ -118,15 +116,15 @@ def of_blocks(options):
 
 
 @pytest.mark.cases("together, dtype", of_blocks)
-def test_blocks_larger_than_the_table_s_fit(together, dtype, chip, ask, record):
+def test_blocks_larger_than_the_table_s_fit(together, dtype, how, ask, record):
     answers = {queries: ask(tried(queries, together)) for queries in EDGES[together]}
-    most = told(chip, [*answers.values()], lambda: max(n for n, one in answers.items() if one.program.fits))
+    most = told(how, [*answers.values()], lambda: max(n for n, one in answers.items() if one.program.fits))
     record(case=f"attention, {KEYS} keys of a block, {together} together", metric=EDGE, mode="jit", dtype=dtype,
            **FITTING[EDGE].fields, **most)  # fmt: skip
 
 
 @pytest.mark.cases("dtype", asked)
-def test_more_blocks_take_no_longer_to_compile(dtype, chip, ask, record):
+def test_more_blocks_take_no_longer_to_compile(dtype, how, ask, record):
     answers = [ask(name) for name in (MESH, SHALLOW)]
-    ratio = told(chip, answers, lambda: answers[0].program.seconds / answers[1].program.seconds)
+    ratio = told(how, answers, lambda: answers[0].program.seconds / answers[1].program.seconds)
     record(case=f"{LAYERS} blocks", metric=DEPTH, mode="jit", dtype=dtype, **FLAT[DEPTH].fields, **ratio)

@@ -13,19 +13,16 @@ from suites.memory.cases import LEANEST, SHARED_BY, Case
 from suites.memory.lowered import Programs, Progress
 from suites.memory.pieces import Piece, pieces
 from suites.memory.stores import compiler_for, sizer_for
-from twinvae.bench.aot.compilers import chip_of, missing
+from twinvae.bench.aot.compilers import chip_of
 from twinvae.bench.aot.programs import Compiler
-from twinvae.bench.options import OPTIONS, Model, Options
+from twinvae.bench.options import Model, Options
+from twinvae.bench.plugin import skip_without_compiler
 from twinvae.jax.kept import keeping
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without its compiler there is no such platform: its tests are skipped, and what was measured of it stays."""
-    chip = chip_of(config.stash[OPTIONS].platform)
-    if chip and (reason := missing(chip)):
-        for item in items:
-            if Path(__file__).parent in item.path.parents:
-                item.add_marker(pytest.mark.skip(reason=reason))
+    skip_without_compiler(config, items, Path(__file__).parent)
 
 
 @pytest.fixture(autouse=True)

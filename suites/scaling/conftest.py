@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 
 from suites.scaling.programs import Programs
-from twinvae.bench.aot.compilers import chip_of, missing
+from twinvae.bench.aot.compilers import chip_of
 from twinvae.bench.aot.programs import Answer
-from twinvae.bench.options import OPTIONS, Options
+from twinvae.bench.aot.programs import told as told_of
+from twinvae.bench.options import Options
+from twinvae.bench.plugin import skip_without_compiler
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without its compiler there is no such platform: its tests are skipped, and what was measured of it stays."""
-    chip = chip_of(config.stash[OPTIONS].platform)
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.compiles)
-            if chip and (reason := missing(chip)):
-                item.add_marker(pytest.mark.skip(reason=reason))
+    skip_without_compiler(config, items, Path(__file__).parent)
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +43,9 @@ def programs(options: Options, chip: str) -> Programs:
 def told(chip: str) -> Callable[[list[Answer], Callable[[], float]], dict[str, Any]]:
     """`told(answers, value)`: the value and the note of a record, which is pending where a program is not known."""
 
-    def told(answers: list[Answer], value: Callable[[], float]) -> dict[str, Any]:
-        if not all(answer.known for answer in answers):
-            return {"value": None, "pending": f"pytest suites/scaling --aot {chip}"}
-        note = "; ".join(dict.fromkeys(map(str, answers)))
-        refused = not all(answer.program.fits for answer in answers)
-        return {"value": value(), "note": f"does not fit a {chip}; {note}" if refused else note}
+    def of_chip(answers: list[Answer], value: Callable[[], float]) -> dict[str, Any]:
+        fields = told_of(f"pytest suites/scaling --aot {chip}", answers, value)
+        refused = all(answer.known for answer in answers) and not all(answer.program.fits for answer in answers)
+        return fields | ({"note": f"does not fit a {chip}; {fields['note']}"} if refused else {})
 
-    return told
+    return of_chip

@@ -11,17 +11,12 @@ import pytest
 from impl_flax.train.clips import crops
 from impl_flax.train.recipes import Recipe
 from suites.training.flax_steps import Training
-from twinvae.bench.aot.compilers import chip_of, missing
-from twinvae.bench.options import OPTIONS
+from twinvae.bench.plugin import skip_without_compiler
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without its compiler there is no such platform: its tests are skipped, and what was measured of it stays."""
-    chip = chip_of(config.stash[OPTIONS].platform)
-    if chip and (reason := missing(chip)):
-        for item in items:
-            if Path(__file__).parent in item.path.parents:
-                item.add_marker(pytest.mark.skip(reason=reason))
+    skip_without_compiler(config, items, Path(__file__).parent)
 
 
 @pytest.fixture

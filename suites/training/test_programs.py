@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 
 from suites.training import cases, programs
 from suites.training.bars import PEAK, PROGRAMS, SHARE
 from twinvae.bench.aot.compilers import chip_of, compiler_version, platform_of, target
-from twinvae.bench.aot.programs import Answer, Compiler, Store
+from twinvae.bench.aot.programs import Answer, Compiler, Store, told
 from twinvae.bench.aot.tpu_compiler import MEMORY, compiled, compiled_within
 from twinvae.jax.chips import CHIPS
 from twinvae.jax.compiling import compiler_options
@@ -57,21 +56,15 @@ def ask(options, chip) -> Callable[[int, bool], Answer]:
     return ask
 
 
-def told(chip: str, *answers: Answer, value: Callable[[], float]) -> dict[str, Any]:
-    """The value and the note of a record, which is pending where a program is not known."""
-    if not all(answer.known for answer in answers):
-        return {"value": None, "pending": f"pytest suites/training --aot {chip}"}
-    return {"value": value(), "note": "; ".join(map(str, answers))}
-
-
 @pytest.mark.cases("clips, remat, backend, dtype", cases.asked)
 def test_a_step_takes_no_more_memory_than_it_did(clips, remat, backend, dtype, ask, chip, record):
     answer = ask(clips, remat)
     fields = {"case": f"a step, batch {clips}, {'remat' if remat else 'all kept'}", "mode": "jit",
               "preset": cases.LARGE, "shape": f"{cases.FRAMES}x{cases.SIDE}x{cases.SIDE}"}  # fmt: skip
-    peak = told(chip, answer, value=lambda: answer.program.peak_bytes / GB)
+    how = f"pytest suites/training --aot {chip}"
+    peak = told(how, [answer], lambda: answer.program.peak_bytes / GB)
     record(**fields, metric=PEAK, **PROGRAMS[PEAK].fields, **peak)
     if remat and clips == 1:
         whole = ask(1, False)
-        share = told(chip, answer, whole, value=lambda: answer.program.peak_bytes / whole.program.peak_bytes)
+        share = told(how, [answer, whole], lambda: answer.program.peak_bytes / whole.program.peak_bytes)
         record(**fields, metric=SHARE, **PROGRAMS[SHARE].fields, **share)

@@ -9,7 +9,7 @@ import signal
 import sys
 from argparse import BooleanOptionalAction
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twinvae.bench import debugging, provenance
+from twinvae.bench.aot.compilers import chip_of, missing
 from twinvae.bench.baselines import Baseline, baseline_path, read_baseline
 from twinvae.bench.clips import read_clip
 from twinvae.bench.diagnosis.diagnose import SECONDS
@@ -273,6 +274,15 @@ def _baseline(config: pytest.Config, suite: str) -> Baseline | None:
     if suite not in kept:
         kept[suite] = read_baseline(baseline_path(options.baseline_dir, options.platform, suite))
     return kept[suite]
+
+
+def skip_without_compiler(config: pytest.Config, items: Iterable[pytest.Item], folder: Path) -> None:
+    """Skip a folder's tests under the platform of a compiler that is not there; what was measured of it stays."""
+    chip = chip_of(config.stash[OPTIONS].platform)
+    if chip and (reason := missing(chip)):
+        for item in items:
+            if folder in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -63,6 +63,17 @@ class Answer(NamedTuple):
             return self.how
         took = f"{self.program.seconds:.0f} s"
         return f"compiled in {took}" if self.how == "compiled" else f"recalled ({self.program.date[:10]}, {took})"
+
+
+def told(how: str, answers: Sequence[Answer], value: Callable[[], float]) -> dict[str, Any]:
+    """The value and the note of a record that programs were asked for; pending where one of them is not known.
+
+    Args:
+        how: the command that compiles them.
+    """
+    if not all(answer.known for answer in answers):
+        return {"value": None, "pending": how}
+    return {"value": value(), "note": "; ".join(dict.fromkeys(map(str, answers)))}
 
 
 def fingerprint(text: str, compiler: str, topology: str, options: Mapping[str, str] = {}) -> str:
