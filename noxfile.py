@@ -42,35 +42,37 @@ def python(session: nox.Session, *arguments: str) -> None:
         session.log("installing the pinned environment into .venv (2.3 GB, a minute or two, once)")
         session.run(sys.executable, "-m", "venv", str(VENV), external=True)
         pip = (str(BIN / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        session.run(
-            *pip, "--constraint", "constraints.txt", "--editable", ".[dev,tpu-aot,gpu-aot,cudnn]", external=True
-        )
+        session.run(*pip, "--constraint", "constraints.txt", "--editable", f".[{EXTRAS}]", external=True)
         STAMP.write_text(wanted.hexdigest())
     session.run(str(BIN / "python"), *arguments, external=True)
 
 
 def two_at_a_time(session: nox.Session, *runs: tuple[str, ...]) -> None:
-    """Run python with each of these, on two cores that each take the next one; what it says follows at its end."""
+    """Run python with each of these, on two cores that each take the next one; what failed is told last."""
     python(session, "--version")  # installs what is missing
 
-    def run(arguments: tuple[str, ...]) -> int:
+    def run(arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
         session.log(f"begins: {' '.join(arguments)}")
         done = subprocess.run(
             [BIN / "python", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
         )
         session.log(f"ended with {done.returncode}: {' '.join(arguments)}")
-        print(done.stdout, flush=True)
-        return done.returncode
+        if not done.returncode:
+            print(done.stdout, flush=True)
+        return done
 
     with ThreadPoolExecutor(max_workers=2) as pool:
-        waiting = {pool.submit(run, arguments): arguments for arguments in runs}
+        waiting = [pool.submit(run, arguments) for arguments in runs]
         try:
-            failed = [waiting[done] for done in as_completed(waiting) if done.result()]
+            failed = [one for done in as_completed(waiting) if (one := done.result()).returncode]
         except KeyboardInterrupt:  # which the processes have heard as well
             pool.shutdown(cancel_futures=True)
             raise
+    for one in failed:
+        session.log(f"failed: {' '.join(map(str, one.args))}")
+        print(one.stdout, flush=True)
     if failed:
-        session.error("failed: " + "; ".join(" ".join(arguments) for arguments in failed))
+        session.error("failed: " + "; ".join(" ".join(map(str, one.args[1:])) for one in failed))
 
 
 def _suite_session(suite: str) -> None:

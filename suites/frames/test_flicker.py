@@ -8,6 +8,7 @@ import pytest
 from suites.frames.bars import EDGES, FLICKER, FLICKERS, OFF
 from suites.frames.flicker import at_edges, flicker, quality
 from twinvae.bench.bars import hold
+from twinvae.bench.models import TRAINED
 from twinvae.frames import DECODED_TOGETHER, frame_batches
 from twinvae.registry import REFERENCE
 
@@ -42,5 +43,6 @@ def test_a_decoded_clip_flickers_no_more_than_diffusers(backend, dtype, trained,
     batches = frame_batches(in_torch["latents"].shape[1], DECODED_TOGETHER)
     edges = [1 + compression * (batch.start - 1) for batch in batches[1:]]
     values = {FLICKER: ours.mean(), OFF: np.abs(ours - theirs).max(), EDGES: at_edges(ours, edges)}
-    hold(record, FLICKERS, values, "trained, decoded", mode="jit", shape="x".join(map(str, found.shape)))
+    hold(record, FLICKERS, values, "trained, decoded", preset=TRAINED.label, mode="jit",
+         shape="x".join(map(str, found.shape)))  # fmt: skip
     exhibit("flicker", {"flicker": ours, "expected": theirs, "psnr": quality(found, video), "edges": np.array(edges)})

@@ -8,6 +8,7 @@ import pytest
 from suites.parity.bars import BLOCK, LOST, QUALITY, TRAINED
 from twinvae.bench import metrics
 from twinvae.bench.bars import check_dtypes, check_shapes, hold, measured
+from twinvae.bench.models import TRAINED as SMALL
 from twinvae.bench.torch_bfloat16 import ProductsInFloat32
 from twinvae.registry import REFERENCE
 
@@ -55,7 +56,7 @@ def test_trained_weights_compute_what_diffusers_computes(backend, dtype, trained
     found, own = outputs(trained(backend, dtype), video, expected), in_torch(dtype)
     check_shapes(found, expected)
     check_dtypes(found, dtype)
-    fields = {"mode": "jit", "shape": "x".join(map(str, video.shape))}
+    fields = {"preset": SMALL.label, "mode": "jit", "shape": "x".join(map(str, video.shape))}
     for operation in found:
         bars = {
             name: bar for name, bar in TRAINED[dtype].items() if operation in VIDEOS or name not in ("psnr", "ssim")
@@ -86,4 +87,4 @@ def test_no_block_departs_on_real_activations(operation, backend, dtype, trained
     for order, layer in enumerate(expected):
         values = measured(BLOCK[dtype], *({layer: side[layer]} for side in (found, expected)))
         hold(record, BLOCK[dtype], values, "blocks, trained", operation=operation, mode="jit", layer=layer, order=order,
-             shape="x".join(map(str, given.shape)))  # fmt: skip
+             preset=SMALL.label, shape="x".join(map(str, given.shape)))  # fmt: skip

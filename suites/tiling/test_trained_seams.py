@@ -8,6 +8,7 @@ import pytest
 from suites.tiling.bars import SEEN, STEP, UNSEEN
 from suites.tiling.seams import crop_at, step_across_seams
 from twinvae.bench.bars import hold
+from twinvae.bench.models import TRAINED
 from twinvae.registry import REFERENCE
 
 CLIP, TILE = (9, 128, 192), (96, 80)  # tiles of 12x10 cells, of which the default overlaps are two each
@@ -35,8 +36,8 @@ def test_a_seam_shows_without_an_overlap_and_not_with_the_default(backend, dtype
         grid = vae.tile_settings.grid("decode", *latents.shape[2:4], vae.config.spatial_compression)
         tiled = np.asarray(vae.decode(latents))
         values = {STEP: step_across_seams(tiled, untiled, grid)}
-        hold(record, bars, values, f"trained, overlap {name}", operation="decode", mode="jit",
-             shape="x".join(map(str, tiled.shape)))  # fmt: skip
+        hold(record, bars, values, f"trained, overlap {name}", operation="decode", preset=TRAINED.label,
+             mode="jit", shape="x".join(map(str, tiled.shape)))  # fmt: skip
         place = place or crop_at(tiled - untiled, grid, SHOWN)
         crops[name] = tiled[0, CLIP[0] // 2, *place]
     exhibit("crops", crops | {"untiled": untiled[0, CLIP[0] // 2, *place]})

@@ -52,6 +52,7 @@ def test_a_run_leaves_its_records_with_what_the_options_say_and_a_page(run, read
     assert {(r.suite, r.dtype, r.metric) for r in data.records} == {("parity", "float32", "relative_l2")}
     assert all(record.test.startswith("suites/parity/test_posterior.py::") for record in data.records)
     assert (data.run.seed, data.run.selection.dtypes, data.run.clip) == (3, ("float32",), "synthetic")
+    assert data.run.selection.presets[-1] == "small"  # at which suites look whatever models are chosen by default
     assert "--seed=3" in data.run.options
     assert (data.end.complete, data.end.exit_status, data.failures) == (False, 0, ())
     assert "Only a part" in (tmp_path / "out" / "cpu" / "parity.md").read_text()

@@ -26,6 +26,7 @@ from twinvae.bench.baselines import Baseline, baseline_path, read_baseline
 from twinvae.bench.clips import read_clip
 from twinvae.bench.diagnosis.diagnose import SECONDS
 from twinvae.bench.diagnosis.run import diagnose_backend
+from twinvae.bench.models import TRAINED
 from twinvae.bench.options import OPTIONS, Model, Options, check_clip
 from twinvae.bench.pages import many
 from twinvae.bench.places import SUITES, alone, files_of, suite_of
@@ -202,6 +203,8 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
     # Where no test takes a model, those that were chosen still say whose values are not asked for.
     used = [model for model in options.models if model in taken] or options.models
     presets = tuple(model.label for model in used)
+    if not (options.names_models or options.one_round):
+        presets = (*presets, TRAINED.label)  # of which suites look at pictures, beside the models that were chosen
     return provenance.collect(
         suite,
         options.platform,
