@@ -11,6 +11,7 @@ from examples import flawed_port
 from twinvae.bench.diagnosis.diagnose import Diagnosis, diagnose
 from twinvae.bench.diagnosis.experiments import CASES, Case, Subject, subject_of
 from twinvae.bench.effort import little_effort
+from twinvae.bench.environment import prepare_jax
 from twinvae.seeded import seeded_tensors
 
 CAUSES = {
@@ -58,6 +59,7 @@ def look(defects: Collection[str], whole_alone: bool = False, cases: Collection[
 
 
 def main() -> int:
+    prepare_jax()
     rows, well = [], True
     for title, defects, whole_alone, least in (
         ("all twelve, encode and decode alone", tuple(CAUSES), True, 9),
