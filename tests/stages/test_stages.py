@@ -309,7 +309,10 @@ def test_the_command_run_takes_the_settings_of_all_stages(run, pipeline, capsys,
 def test_a_process_that_is_interrupted_keeps_its_steps_and_goes_on(run, pipeline):
     steps = run / "steps.safetensors"
     (run / "latents.safetensors").unlink()
-    command = [sys.executable, "-m", "twinvae", "denoise", "--dir", str(run), "--model", str(pipeline), "--frames", "1",
+    # What a shell starts in the background ignores interrupts, and so does what that starts, unless it is told to.
+    heard = ("import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+             "runpy.run_module('twinvae', run_name='__main__')")  # fmt: skip
+    command = [sys.executable, "-c", heard, "denoise", "--dir", str(run), "--model", str(pipeline), "--frames", "1",
                "--dtype", "float32", "--no-compile-cache", "--steps"]  # fmt: skip
     with subprocess.Popen([*command, "1000"], stdout=subprocess.PIPE, text=True) as process:
         while not steps.exists() and process.poll() is None:
