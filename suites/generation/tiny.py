@@ -70,7 +70,8 @@ def write_pipeline(folder: Path, kind: str = "2b", seed: int = 0) -> Path:
             for weight in module.parameters():
                 scale, mean = (weight.shape[-1] ** -0.5, 0.0) if weight.ndim > 1 else (0.3, 0.5)
                 weight.copy_(torch.randn(weight.shape, generator=generator) * scale + mean)
-    write_checkpoint(folder / "vae", VAE, seeded_tensors(VAE, seed))
+    config = VAE.model_copy(update={"invert_scale_latents": kind.startswith("1.5")})  # as published models have it
+    write_checkpoint(folder / "vae", config, seeded_tensors(config, seed))
     vae = AutoencoderKLCogVideoX.from_pretrained(folder / "vae", low_cpu_mem_usage=False)
     scheduler = (CogVideoXDDIMScheduler if kind in ("2b", "i2v") else CogVideoXDPMScheduler)(**SCHEDULER)
     make = CogVideoXImageToVideoPipeline if "i2v" in kind else CogVideoXPipeline

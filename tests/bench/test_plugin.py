@@ -45,6 +45,9 @@ def read(tmp_path) -> Callable[[], Any]:
     return lambda: read_run(tmp_path / "out" / "cpu" / "records" / "parity.jsonl")
 
 
+LARGE_TOO = ("tiny", "cogvideox-2b")  # by default
+
+
 def test_a_run_leaves_its_records_with_what_the_options_say_and_a_page(run, read, tmp_path, capsys):
     assert run(QUICK) == 0
     data = read()
@@ -61,11 +64,12 @@ def test_a_run_leaves_its_records_with_what_the_options_say_and_a_page(run, read
     assert str(tmp_path / "out" / "cpu" / "index.md") in printed.replace("\n", "")
 
 
-def test_a_run_whose_tests_take_no_model_misses_no_values_of_presets_that_were_not_chosen(run, read):
-    assert run(f"{QUICK}[float32-ordinary-numpy]", "--preset", "tiny") == 0
+@pytest.mark.parametrize(("given", "chosen"), [(["--preset", "tiny"], ("tiny",)), (["--one-round"], LARGE_TOO)])
+def test_a_run_misses_no_values_of_presets_that_were_not_chosen_or_are_looked_at_in_part(run, read, given, chosen):
+    assert run(f"{QUICK}[float32-ordinary-numpy]", *given) == 0
     selection = read().run.selection
-    assert selection.presets == ("tiny",)
-    assert not selection.holds("flax", "jit", "float32", "cogvideox-2b")
+    assert selection.presets == chosen
+    assert not any(selection.holds("flax", "jit", "float32", one) for one in {*LARGE_TOO, "small"} - {*chosen})
 
 
 def test_a_value_past_its_limit_fails_its_test_and_says_how_to_run_it_again(run, read, monkeypatch):
