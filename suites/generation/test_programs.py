@@ -94,7 +94,7 @@ def test_a_step_fits(case, dtype, how, ask, record):
 
 
 @pytest.mark.cases("case, dtype", on_meshes)
-def test_devices_send_weights_and_exchange_tokens_for_heads_and_nothing_else_in_a_block(case, dtype, chip, ask, record):
+def test_devices_send_weights_and_exchange_tokens_for_heads_and_nothing_else_in_a_block(case, dtype, how, ask, record):
     answer = ask(case)
     sent = told(how, [answer], lambda: sum(answer.program.counts.values()) / 1e6)
     record(case=case, metric=SENT, mode="jit", dtype=dtype, **COLLECTIVES[case][SENT].fields, **sent)

@@ -236,6 +236,7 @@ def test_a_new_port_is_a_template_that_can_be_checked_and_no_file_is_written_ove
 RANGES = {
     "the same": (lambda video: video, None),
     "from 0 to 1": (lambda video: (video + 1) / 2, "value_range = (0, 1)"),
+    "in halves": (lambda video: video / 2, "value_range = (-0.5, 0.5)"),
     "bytes": (lambda video: (video + 1) * 127.5, "value_range = (0, 255)"),
     "clipped": (lambda video: video.clip(-1, 1), None),
     "other values": (lambda video: video[::-1, ::-1] * 0.5, None),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from impl_torchax import lowerings
+from impl_torchax import lowerings, token_lowerings
 from twinvae.jax.slabs import COLUMNS, ROWS, Slabs, fill
 
 KERNELS = [(1, 1, 1), (3, 3, 3), (1, 1), (3, 3)]
@@ -25,6 +25,22 @@ def convolved(x, kernel, bias, slabs):
     ones = [1] * len(pads)
     with lowerings.convolving_in(slabs):
         return lowerings.convolution(x, kernel, bias, ones, pads, ones, False, [0] * len(pads), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "options"),
+    [("linear", [(64, 32), (48, 32), (48,)], ()), ("layer_norm", [(64, 32), (32,), (32,)], ((32,),)),
+     ("gelu", [(64, 32)], ())],
+)  # fmt: skip
+def test_an_operator_of_transformers_in_bfloat16_is_rounded_as_often_as_torch_rounds_it(name, shapes, options):
+    draws = [np.random.default_rng(index).normal(size=shape) for index, shape in enumerate(shapes)]
+    inputs = [torch.from_numpy(draw).bfloat16() for draw in draws]
+    x, *rest = (jnp.asarray(one.float().numpy(), "bfloat16") for one in inputs)
+    of_torch, found = getattr(torch.nn.functional, name), getattr(token_lowerings, name)(x, *options, *rest)
+    exact = of_torch(inputs[0].double(), *options, *(one.double() for one in inputs[1:])).numpy()
+    own = of_torch(inputs[0], *options, *inputs[1:]).double().numpy()
+    ours, theirs = (np.abs(each - exact).mean() for each in (np.asarray(found, np.float64), own))
+    assert ours <= 1.02 * theirs
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)

@@ -123,6 +123,12 @@ def test_of_splits_the_fastest_whose_programs_fit_is_taken(vae, monkeypatch):
         vae.mesh_for(shape, DEVICES)
 
 
+def test_devices_share_the_frame_batches_that_a_vae_was_set_to(vae):
+    assert vae.mesh_for((1, 4, 1, 4, 4), DEVICES).shape["time"] == 2
+    vae.num_latent_frames_batch_size = 1
+    assert vae.mesh_for((1, 4, 1, 4, 4), DEVICES).shape["time"] == 4
+
+
 def test_a_backend_is_given_no_axis_that_it_cannot_share(vae):
     vae.shared_axes = ("time",)
     assert tuple(vae.mesh_for((2, 9, 3, 4, 4), DEVICES).shape.values()) == (1, 4, 1)
