@@ -55,8 +55,10 @@ def test_a_stream_gives_the_whole_a_frame_batch_at_a_time(operation, count, size
 
 @pytest.mark.parametrize(("operation", "count", "size", "stop"), STOPPED)
 def test_a_stream_goes_on_from_a_saved_cache_as_if_never_stopped(
-    operation, count, size, stop, clips, vae, record, tmp_path
+    operation, count, size, stop, clips, vae, options, record, tmp_path
 ):
+    if options.mesh and options.mesh.hosts > 1:
+        pytest.skip("of several hosts, each has a part of the conv cache alone, and none can write it to a file")
     clip = clips[operation][:, :count]
     expected = whole(vae, operation, clip, size)
     groups = grouped(frame_batches(count, size), vae.devices[1])
