@@ -116,7 +116,7 @@ class CogVideoXResnetBlock3D(nnx.Module):
         first = on_gpu() and in_rows() and conv_cache is None
         if first and self.shortcut == "pointwise" and x.shape[-1] > h.shape[-1]:
             # In the place of `x`, and not beside it, in first rounds, which need most: of each H100 4.46 GB for 4.79,
-            # time 2 and rows 4. A v6e's compiler copies `x`, and takes 6.86 for 5.06, rows 4.
+            # time 2 and rows 4. A v6e's compiler copies `x`, and takes 1.8 GB more, rows 4.
             out, cache["conv2"] = self.conv2.in_slabs(
                 activated(self.norm2, h), None, slabs, onto=x, through=self.conv_shortcut
             )

@@ -17,7 +17,7 @@ from impl_flax.convolution import linear as linear_product
 from twinvae.jax.compiling import on_gpu
 from twinvae.jax.moments import channel_moments
 from twinvae.jax.shards import beside, held, in_rows, in_time, padded_rows
-from twinvae.jax.slabs import COLUMNS, HALO, ROWS, Frames, Slabs, Source, cut, fill, source_of, with_halo
+from twinvae.jax.slabs import COLUMNS, HALO, ROWS, Frames, Slabs, Source, cut, fill, handed_on, source_of, with_halo
 
 Cache = Any
 
@@ -168,7 +168,7 @@ class CogVideoXCausalConv3d(nnx.Module):
         if shard:
             kept = shard.kept(earlier, last, frames)
             if conv_cache is None:
-                return lax.optimization_barrier((out, kept))
+                return lax.optimization_barrier((out, handed_on(kept)))
             # In its place: kept apart till the end, 5 devices in time took 22.1 GB of each in later rounds, not 19.4.
             out, into = lax.optimization_barrier((out, conv_cache))
             into = fill(into, size, cells, axis, lambda first, cells, there: cut(kept, first, cells, axis))
@@ -181,7 +181,7 @@ class CogVideoXCausalConv3d(nnx.Module):
             earlier = jnp.repeat(last[:, :1], time, 1) if conv_cache is None else conv_cache
             last = jnp.concatenate([earlier, last], axis=1)[:, -time:]
         # Else a compiler may put the cache off, and keep `x` till then: 9 frames at 768x1360 took 27 GB.
-        return lax.optimization_barrier((out, last))
+        return lax.optimization_barrier((out, handed_on(last) if conv_cache is None else last))
 
 
 class GroupNorm(nnx.Module):

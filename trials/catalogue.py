@@ -41,6 +41,8 @@ class Fault(BaseModel):
         models: the real mistake, in a sentence.
         kind: "value" gives other numbers; "cost" gives the same ones, and takes more to get there.
         suite: the one that should notice.
+        seen_by: the test that sees it soonest, by pytest's id, which goes before all others; empty where a run without
+            a fault says what runs it first. It does not of what happens in a process that a test starts.
         equivalent: why no test can see it; empty for all that some test should.
         before_case: whether it was planted before the case existed that catches it, and missed then.
         edit: its edits; file, find and replace of a single one may stand beside the other fields instead.
@@ -53,6 +55,7 @@ class Fault(BaseModel):
     models: str = Field(min_length=1)
     kind: Literal["value", "cost"]
     suite: Literal["parity", "tiling", "frames", "speed", "memory"]
+    seen_by: str = ""
     equivalent: str = ""
     before_case: bool = False
     edit: tuple[Edit, ...] = Field(min_length=1)

@@ -2,7 +2,7 @@
 
 One backend's tests come after the other's: code that both share fails in the first. A trial goes on until an alarm or
 until its time is over, so that what comes late may not be reached. The first test may be named: those before are left
-out.
+out. So may one that goes before all others.
 """
 
 from __future__ import annotations
@@ -61,15 +61,27 @@ def in_order(nodeids: Sequence[str], backends: Sequence[str], stages: Sequence[S
     return [nodeid for *_, nodeid in sorted(placed, key=lambda one: one[:2])]
 
 
+def from_the_first(chosen: list[str], first: str, soonest: str) -> list[str]:
+    """The chosen tests from one of them on, and another one before all others.
+
+    Raises:
+        pytest.UsageError: the latter is not among them.
+    """
+    if soonest and soonest not in chosen:
+        raise pytest.UsageError(f"--soonest {soonest}: it is no test of the quick form; name one of trials/order.toml")
+    rest = chosen[chosen.index(first) :] if first in chosen else chosen
+    return list(dict.fromkeys([*([soonest] if soonest else []), *rest]))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--first-test", default="", help="the test to begin with")
+    parser.addoption("--soonest", default="", help="a test that goes before it, wherever its place is")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     by_id = {item.nodeid: item for item in items}
     chosen = in_order(list(by_id), config.stash[OPTIONS].backends)
-    if (first := config.option.first_test) in chosen:
-        chosen = chosen[chosen.index(first) :]
+    chosen = from_the_first(chosen, config.option.first_test, config.option.soonest)
     config.hook.pytest_deselected(items=[by_id[nodeid] for nodeid in by_id.keys() - set(chosen)])
     items[:] = [by_id[nodeid] for nodeid in chosen]

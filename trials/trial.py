@@ -95,15 +95,22 @@ def run_tests(planted: Fault | Mutant, texts: Changes, copy: Path, limit: float,
     if outcome and outcome.status == "clean" and (suites := suites_of(planted)):
         backends = backends_of(planted.files)
         known = [controls[suites, backend] for backend in backends if (suites, backend) in controls]
-        outcome = run_suites(suites, backends, copy, limit, beginning(texts, known))
+        soonest = planted.seen_by if isinstance(planted, Fault) else ""
+        outcome = run_suites(suites, backends, copy, limit, beginning(texts, known), soonest)
     return outcome
 
 
 def run_suites(
-    suites: Sequence[str], backends: Sequence[str], copy: Path, limit: float, begin: Beginning = BEGINNING
+    suites: Sequence[str],
+    backends: Sequence[str],
+    copy: Path,
+    limit: float,
+    begin: Beginning = BEGINNING,
+    soonest: str = "",
 ) -> Outcome | None:
     """The quick form of suites; None where a test did not end."""
-    given = ("--backend", ",".join(backends), "--first-test", begin.test, "--spent", str(begin.spent))
+    given = ("--backend", ",".join(backends), "--first-test", begin.test, "--spent", str(begin.spent),
+             "--soonest", soonest)  # fmt: skip
     return run_pytest_in(copy, [*_quick(suites, copy, limit), *given], limit + GRACE)
 
 

@@ -66,9 +66,12 @@ def programs(pytestconfig):
 
 
 @pytest.fixture(scope="module")
-def told(options, programs):
-    """What each row gave, all of one process, which goes on while the first are looked at."""
-    with devices.telling({case["row"]: ROWS[case["row"]] for case in chosen(options)}, programs) as told:
+def told(request, options, programs):
+    """What each row gave, all of one process, which goes on while the first are looked at: as the tests come."""
+    rows = [case["row"] for case in chosen(options)]
+    asked = [item.callspec.params["row"] for item in request.session.items if item.path == request.path]
+    in_order = dict.fromkeys([*(row for row in asked if row in rows), *rows])
+    with devices.telling({row: ROWS[row] for row in in_order}, programs) as told:
         yield told
 
 

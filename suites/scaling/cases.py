@@ -39,8 +39,9 @@ ALONE, LATER = _of(), _of(first=False)
 # By chip, those that say most first.
 CASES: dict[str, tuple[Case, ...]] = {
     "v6e": (
-        _of(rows=4), _of(time=2, rows=4), _of(time=8), ALONE, LATER, _of(rows=4, first=False),
+        _of(rows=4), _of(time=2, rows=4), _of(time=8), ALONE, LATER, _of(rows=4, first=False), _of(time=4, rows=4),
     ),
+    "v5p": (_of(rows=4),),
     "h100": (
         ALONE, LATER, _of(rows=2), _of(time=2), _of(rows=8), _of(rows=8, first=False), _of(time=2, rows=4), _of(time=8),
         _of(time=5), _of(time=5, first=False),

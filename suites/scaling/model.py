@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from suites.scaling.cases import Case
+from suites.scaling.cases import ALONE, Case
 from suites.scaling.programs import BYTES
 from twinvae.bench.aot.programs import Program
 from twinvae.jax.chips import Chip
@@ -32,7 +32,8 @@ class Known(NamedTuple):
     Args:
         first, later: costs by rows, of frame batches that begin a clip, and of others.
         edges: bytes that a device which shares rows is sent of both neighbours, in a first and in a later round.
-        halo: bytes that a device which shares time is sent in a round, if it has all rows.
+        halo, beside: bytes that a device which shares time is sent in a round, and those that it reads and writes for
+            it beside all others; if it has all rows.
         rows: of the frames.
     """
 
@@ -40,6 +41,7 @@ class Known(NamedTuple):
     later: Mapping[int, Cost]
     edges: tuple[float, float]
     halo: float
+    beside: float
     rows: int
 
 
@@ -59,7 +61,8 @@ def known_of(programs: Mapping[Case, Program], rows: int) -> Known:
     in_rows = next(case for case in programs if case.split.time == 1 < case.split.rows and not case.first)
     in_time = next(case for case in programs if case.split.rows == 1 < case.split.time)
     edges = sent(in_rows._replace(first=True)), sent(in_rows)
-    return Known(costs(True), costs(False), edges, sent(in_time), rows)
+    beside = programs[in_time].bytes_accessed - programs[ALONE].bytes_accessed
+    return Known(costs(True), costs(False), edges, sent(in_time), beside, rows)
 
 
 class Times(NamedTuple):
@@ -95,8 +98,13 @@ def times(known: Known, chip: Chip, work: Work, split: Split) -> Times:
     """What a split of a clip takes."""
     rows = -(-work.rows // split.rows)
     rounds, link = len(work.rounds(split.time)), chip.link * 1e9
-    first, later = (seconds(cost_at(costs, rows), chip) for costs in (known.first, known.later))
-    halo = known.halo * rows / known.rows if split.time > 1 else 0
+    halo, beside = (part * rows / known.rows if split.time > 1 else 0 for part in (known.halo, known.beside))
+
+    def of_round(costs: Mapping[int, Cost]) -> float:
+        alone = cost_at(costs, rows)
+        return seconds(alone._replace(bytes=alone.bytes + beside), chip)
+
+    first, later = of_round(known.first), of_round(known.later)
     # Up and down go over links of their own.
     edges = [of_both / 2 if split.rows > 1 else 0 for of_both in known.edges]
     sent = rounds * halo + edges[0] + (rounds - 1) * edges[1]

@@ -32,7 +32,10 @@ def halved(options):
 
 
 def compared(options):
-    return [row for row in cases.asked(options) if row["case"] == cases.COMPARED]
+    """A mesh of a chip of which one device's program is asked for, too."""
+    rows = cases.asked(options)
+    alone = any(row["case"] == cases.ALONE for row in rows)
+    return [row for row in rows if alone and row["case"] == cases.COMPARED]
 
 
 @pytest.mark.cases("case, backend, dtype", cases.asked)

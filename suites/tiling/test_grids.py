@@ -119,8 +119,9 @@ def test_a_tiled_stream_gives_the_bits_of_the_whole(case, operation, vae, option
 def test_a_tiled_stream_goes_on_from_its_conv_cache(operation, vae, options):
     clip = drawn(vae, RESUMED, operation, options.seed)
     whole = tiled(vae, RESUMED, operation, clip)
-    begun = stream(vae, operation, clip[:, :3])
-    chunks = [*begun, *stream(vae, operation, clip[:, 3:], begun.cache)]
+    cut = vae.schedule(operation, clip.shape[1])[0].stop  # where devices share time, other groups round otherwise
+    begun = stream(vae, operation, clip[:, :cut])
+    chunks = [*begun, *stream(vae, operation, clip[:, cut:], begun.cache)]
     assert np.array_equal(np.concatenate(chunks, axis=1), whole)
 
 

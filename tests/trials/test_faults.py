@@ -21,11 +21,11 @@ from tests.trials.made_up import BASE, EDIT, fault
 from trials.alarm import Alarm, Outcome
 from trials.catalogue import Fault, read_catalogue
 from trials.faults import selected
-from trials.order import ANSWERABLE, STAGES, SUITES, Stage, files, in_order
+from trials.order import ANSWERABLE, STAGES, SUITES, Stage, files, from_the_first, in_order
 from trials.planting import ROOT, changes, checkout_copy, in_place
 from trials.processes import import_once, loaded, run_pytest
 from trials.soak import SEEDS, setting
-from trials.trial import backends_of, run_pytest_in, run_trial
+from trials.trial import LIMIT, backends_of, run_pytest_in, run_tests, run_trial
 from twinvae.bench.options import OPTIONS
 from twinvae.bench.plugin import FILES
 from twinvae.bench.records import Record
@@ -209,6 +209,23 @@ def test_tests_run_in_the_order_of_stages_one_backend_after_the_other():
         "a.py::test_x[torchax-bfloat16-q]",
     ]
     assert "c.py::test_z" not in found
+
+
+@pytest.mark.parametrize(
+    ("first", "soonest", "expected"),
+    [("", "", "abc"), ("b", "", "bc"), ("", "c", "cab"), ("b", "a", "abc"), ("b", "c", "cb"), ("z", "", "abc")],
+)
+def test_a_trial_begins_with_the_test_that_sees_its_fault_soonest(first, soonest, expected):
+    assert from_the_first(["a", "b", "c"], first, soonest) == [*expected]
+
+
+def test_what_is_said_to_see_a_fault_soonest_goes_to_the_suites_and_has_to_be_there(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr("trials.trial.run_pytest_in", lambda copy, arguments, limit: given.extend(arguments))
+    run_tests(fault(seen_by="c"), {"port.py": ("x = 1", "x = 2")}, tmp_path, LIMIT, {})
+    assert given[given.index("--soonest") + 1] == "c"
+    with pytest.raises(pytest.UsageError, match="--soonest c: it is no test of the quick form"):
+        from_the_first(["a", "b"], "", "c")
 
 
 def test_every_stage_names_a_test_that_exists():

@@ -180,7 +180,7 @@ def test_a_mutant_meets_its_unit_tests_and_then_the_suites_of_its_package(file, 
         met.extend(paths)
         return units and clean.model_copy(update={"status": units})
 
-    def suites(names, backends, copy, limit, begin):
+    def suites(names, backends, copy, limit, begin, soonest):
         met.append(f"suites on {','.join(backends)}")
         return clean
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from twinvae.forms import COLUMN_SLABS, ROW_SLABS, WHOLE
-from twinvae.jax.slabs import COLUMNS, REPEATS, ROWS, Slabs, cut, fill, source_of, with_halo
+from twinvae.jax.compiling import tracing_for
+from twinvae.jax.shards import Shard, holding
+from twinvae.jax.slabs import COLUMNS, REPEATS, ROWS, Slabs, cut, fill, handed_on, source_of, with_halo
 
 
 @pytest.mark.parametrize(
@@ -68,3 +71,21 @@ def test_a_slab_has_its_neighbours_beside_it_and_zeros_beyond_the_frame(first, c
     padded = jnp.pad(x, [(1, 1) if one == axis else (0, 0) for one in range(5)])
     found = with_halo(lambda first, cells: cut(x, first, cells, axis), first, cells, 5, axis)
     np.testing.assert_array_equal(found, cut(padded, first, cells + 2, axis))
+
+
+@pytest.mark.parametrize(
+    ("size", "platform", "parts", "laid_out"),
+    [
+        ((24, 170), "tpu", 4, ["(0, 1, 3, 2, 4)"]),
+        ((25, 170), "tpu", 4, []),  # rows would fill up more
+        ((96, 680), "tpu", 4, []),  # nothing fills up
+        ((24, 170), "tpu", 1, []),
+        ((24, 170), "gpu", 4, []),
+    ],
+)
+def test_a_conv_cache_lies_as_a_tpu_hands_it_on_where_rows_are_shared(size, platform, parts, laid_out):
+    cache = jax.ShapeDtypeStruct((1, 2, *size, 16), "bfloat16")
+    shard = Shard(1, True, (), parts, parts * size[0], size[0])
+    with tracing_for(platform), holding(shard):
+        found = jax.make_jaxpr(lambda cache: handed_on(cache))(cache).eqns  # one that was not traced before
+    assert [str(one.params["layout"].major_to_minor) for one in found] == laid_out
