@@ -81,6 +81,23 @@ def test_a_decoder_is_trained_on_and_its_encoder_stays(clips, tmp_path):
     assert config.scaling_factor != CONFIG.scaling_factor  # which is of the clips
 
 
+def test_devices_are_a_mesh_that_shares_a_steps_clips(clips, tmp_path, monkeypatch):
+    given, recipe = [], tmp_path / "recipe.json"
+    recipe.write_text(
+        RECIPE.model_copy(update={"stages": (Stage(steps=1, clips=4, height=16, width=16),)}).model_dump_json()
+    )
+
+    def run(recipe, clips, folder, *, first, mesh, say):
+        given.append(mesh)
+        raise FloatingPointError("far enough")
+
+    monkeypatch.setattr(training, "make_mesh", lambda clips: f"a mesh of {clips}")
+    monkeypatch.setattr(training, "run_training", run)
+    for devices in ("2", "1"):
+        assert main(["train", "--clips", str(clips), "--recipe", str(recipe), "--devices", devices]) == 1
+    assert given == ["a mesh of 2", None]
+
+
 @pytest.mark.parametrize("arguments", [("--clips", "nowhere"), ("--recipe", "nothing"), ("--hold-out", "nobody"),
                                        ("--devices", "2")])  # fmt: skip
 def test_what_it_cannot_use_is_said_in_a_line(arguments, clips, capsys):
