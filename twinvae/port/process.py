@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from multiprocessing import Pipe
@@ -30,12 +31,14 @@ class Process:
         generation: how many processes there have been; what was built in an earlier one is gone.
         environment: of processes that are started from now on, beside this one's.
         dropped: objects that nobody has any more; the next request says so.
+        turn: held by the thread whose request is under way: an answer goes to the one that asked.
     """
 
     def __init__(self, name: str, limit: float):
         self.name, self.limit, self.generation = name, limit, 0
         self.environment: dict[str, str] = {}
         self.dropped: list[int] = []
+        self.turn = threading.RLock()
         self._running: tuple[subprocess.Popen[bytes], Connection, Any] | None = None
 
     def ask(self, request: str, what: str, limit: float | None = None, **given: Any) -> Any:
@@ -47,8 +50,11 @@ class Process:
             PortError: the port raised, gave no arrays, ended its process, or took too long.
             ValueError: it is no port.
         """
+        with self.turn:
+            return self._ask(request, what, self.limit if limit is None else limit, given)
+
+    def _ask(self, request: str, what: str, limit: float, given: dict[str, Any]) -> Any:
         process, connection, log = self.started()
-        limit = self.limit if limit is None else limit
         until = time.monotonic() + limit
         try:
             dropped, self.dropped = self.dropped, []

@@ -144,13 +144,14 @@ class PortVAE(VideoVAE):
 
     def ask(self, request: str, method: str, **given: Any) -> Any:
         """Ask the object something, within its budget; where its process has ended, it is built anew first."""
-        self.budget.check(method)
-        self._process.started()
-        if self._built_in != self._process.generation:
-            self.inspected()
-        return self.budget.spend(
-            method, lambda: self._process.ask(request, method, self.budget.call, number=self._number, **given)
-        )
+        with self._process.turn:  # what a thread waits for another is none of its time
+            self.budget.check(method)
+            self._process.started()
+            if self._built_in != self._process.generation:
+                self.inspected()
+            return self.budget.spend(
+                method, lambda: self._process.ask(request, method, self.budget.call, number=self._number, **given)
+            )
 
     def raw(self, operation: Operation, clip: np.ndarray) -> dict[str, np.ndarray]:
         """What a call returns, in the port's own layout; the clip is channel-last and in [-1, 1]."""

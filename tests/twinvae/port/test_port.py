@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -368,6 +370,27 @@ def decode(x, decode_=decode):
     for _ in range(3):
         assert vae.decode(LATENTS).shape == (1, 9, 16, 24, 3)
     assert "xxx" not in "".join(capfd.readouterr())
+
+
+def test_an_answer_goes_to_the_thread_that_asked(tmp_path):
+    vae, found = loaded(written(tmp_path)), {}
+    vae.decode(LATENTS)
+    ask = threading.Barrier(4)
+
+    def turns(number):
+        ask.wait()
+        found[number] = [vae.decode(LATENTS + number)[0, 0, 0, 0, 0] for _ in range(20)]
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # what threads get wrong together shows sooner
+    threads = [threading.Thread(target=turns, args=[number], daemon=True) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    sys.setswitchinterval(before)
+    expected = vae.decode(LATENTS)[0, 0, 0, 0, 0]
+    assert found == {number: pytest.approx([expected + number] * 20, abs=1e-6) for number in range(4)}
 
 
 def test_a_method_that_runs_too_long_twice_is_not_asked_again_and_others_are(tmp_path):
