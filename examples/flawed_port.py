@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import erf
 
 # Each defect, and where it acts alone.
 DEFECTS = {
@@ -322,4 +323,5 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": silu,
     "mish": mish,
     "relu": lambda x: np.maximum(x, 0),
+    "gelu": lambda x: x * (1 + erf(x / 2**0.5)) / 2,
 }
