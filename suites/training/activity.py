@@ -19,8 +19,8 @@ from diffusers import AutoencoderKLCogVideoX
 from torch import nn
 
 from impl_flax.train.clips import Frames, divide
-from twinvae.bench.models import TRAINED, Model
 from twinvae.bench.training import read_clips
+from twinvae.pretrained import TRAINED
 
 FRAMES = 9  # of each clip, its last
 FLAT = -8.0  # below it SiLU is between -0.003 and 0
@@ -81,13 +81,6 @@ def _activity(name: str, x: torch.Tensor, mean: float) -> Activity:
     return Activity(name, dead, (x < FLAT).float().mean().item(), x.min().item(), x.max().item(), mean)
 
 
-def reference(model: Model) -> AutoencoderKLCogVideoX:
-    """diffusers' own, in float32."""
-    found = AutoencoderKLCogVideoX.from_config(model.config.to_dict())
-    found.load_state_dict({name: torch.tensor(tensor) for name, tensor in model.tensors().items()})
-    return found
-
-
 def as_video(frames: Frames) -> torch.Tensor:
     return torch.tensor(frames[None].astype(np.float32) / 127.5 - 1).movedim(-1, 1)
 
@@ -95,7 +88,8 @@ def as_video(frames: Frames) -> torch.Tensor:
 def main(clips: Path) -> None:
     """Print a row for every norm."""
     held_out = divide(read_clips(clips), "carphone").held_out
-    found = activities(reference(TRAINED), (as_video(frames[-FRAMES:]) for frames in held_out.values()))
+    model = AutoencoderKLCogVideoX.from_pretrained(TRAINED["small"], low_cpu_mem_usage=False)
+    found = activities(model, (as_video(frames[-FRAMES:]) for frames in held_out.values()))
     print("norm | dead | below -8 | least | most | mean over spread")
     for name, *numbers in found:
         print(name, *(f"{number:.3g}" for number in numbers), sep=" | ")

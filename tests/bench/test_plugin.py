@@ -17,7 +17,7 @@ from rich.table import Table
 import suites.conftest  # noqa: F401, whose fixtures the suite that is made up below takes
 from twinvae.bench import PLUGINS, metrics, options, places, plugin, report
 from twinvae.bench.clips import synthetic_clip
-from twinvae.bench.plugin import is_complete
+from twinvae.bench.plugin import is_complete, presets_of
 from twinvae.bench.records import read_run
 from twinvae.capabilities import CAPABILITIES
 
@@ -45,9 +45,6 @@ def read(tmp_path) -> Callable[[], Any]:
     return lambda: read_run(tmp_path / "out" / "cpu" / "records" / "parity.jsonl")
 
 
-LARGE_TOO = ("tiny", "cogvideox-2b")  # by default
-
-
 def test_a_run_leaves_its_records_with_what_the_options_say_and_a_page(run, read, tmp_path, capsys):
     assert run(QUICK) == 0
     data = read()
@@ -55,7 +52,6 @@ def test_a_run_leaves_its_records_with_what_the_options_say_and_a_page(run, read
     assert {(r.suite, r.dtype, r.metric) for r in data.records} == {("parity", "float32", "relative_l2")}
     assert all(record.test.startswith("suites/parity/test_posterior.py::") for record in data.records)
     assert (data.run.seed, data.run.selection.dtypes, data.run.clip) == (3, ("float32",), "synthetic")
-    assert data.run.selection.presets[-1] == "small"  # at which suites look whatever models are chosen by default
     assert "--seed=3" in data.run.options
     assert (data.end.complete, data.end.exit_status, data.failures) == (False, 0, ())
     assert "Only a part" in (tmp_path / "out" / "cpu" / "parity.md").read_text()
@@ -64,12 +60,35 @@ def test_a_run_leaves_its_records_with_what_the_options_say_and_a_page(run, read
     assert str(tmp_path / "out" / "cpu" / "index.md") in printed.replace("\n", "")
 
 
-@pytest.mark.parametrize(("given", "chosen"), [(["--preset", "tiny"], ("tiny",)), (["--one-round"], LARGE_TOO)])
-def test_a_run_misses_no_values_of_presets_that_were_not_chosen_or_are_looked_at_in_part(run, read, given, chosen):
-    assert run(f"{QUICK}[float32-ordinary-numpy]", *given) == 0
+def test_a_run_whose_tests_take_no_model_misses_no_values_of_presets_that_were_not_chosen(run, read):
+    assert run(f"{QUICK}[float32-ordinary-numpy]", "--preset", "tiny") == 0
     selection = read().run.selection
-    assert selection.presets == chosen
-    assert not any(selection.holds("flax", "jit", "float32", one) for one in {*LARGE_TOO, "small"} - {*chosen})
+    assert selection.presets == ("tiny",)
+    assert not selection.holds("flax", "jit", "float32", "cogvideox-2b")
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        (["suites/parity/test_trained.py"], ("tiny", "cogvideox-2b", "small")),
+        (["suites/parity/test_trained.py", "--preset", "tiny"], ("tiny", "small")),
+        (["suites/parity/test_trained.py", "--preset", "small"], ("small",)),
+        (["suites/parity/test_trained.py", "--one-round"], ("tiny", "cogvideox-2b")),  # which looks at it in part
+        (["suites/parity/test_posterior.py"], ("tiny", "cogvideox-2b")),
+    ],
+    ids=str,
+)
+def test_the_trained_preset_is_missed_by_a_run_that_looks_at_all_of_it_and_by_no_other(given, chosen, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = []
+
+    class Collected:
+        def pytest_collection_finish(self, session):
+            own = [item for item in session.items if hasattr(item, "callspec")]
+            found.append(presets_of(session.config.stash[options.OPTIONS], own))
+
+    assert pytest.main([*given, "--collect-only", "-q", "-p", "no:cacheprovider"], plugins=[Collected()]) == 0
+    assert found == [chosen]
 
 
 def test_a_value_past_its_limit_fails_its_test_and_says_how_to_run_it_again(run, read, monkeypatch):

@@ -147,3 +147,32 @@ def test_a_slab_of_a_norm_in_bfloat16_is_rounded_as_often_as_the_whole(name, axi
     found = norm.in_slabs(*given, axis).at(2, 4, slice(0, 4))
     assert found.dtype == "bfloat16"
     np.testing.assert_array_equal(found, lax.slice_in_dim(norm(*given), 2, 6, axis=axis))
+
+
+class InTime:
+    """A device that shares time and is the first."""
+
+    def earlier(self, last, frames, cache):
+        return last
+
+    def behind(self, earlier, now):
+        return jnp.concatenate([earlier, now], axis=1)
+
+    def kept(self, earlier, last, frames):
+        return last
+
+
+@pytest.mark.parametrize("shard", [None, InTime()], ids=["alone", "in time"])
+def test_a_first_rounds_conv_cache_is_laid_out_as_it_is_handed_on_and_a_later_ones_as_it_came(shard, monkeypatch):
+    conv = layers.CogVideoXCausalConv3d(2, 3, 3)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 4, 5, 2)), "float32")
+    monkeypatch.setattr(layers, "in_time", lambda: shard)
+
+    def kept(cache):
+        return conv.in_slabs(source_of(x, ROWS), cache, Slabs(400, ROWS))[1]
+
+    first = kept(None)
+    later = kept(first)
+    monkeypatch.setattr(layers, "handed_on", lambda cache: -cache)
+    np.testing.assert_array_equal(kept(None), -first)
+    np.testing.assert_array_equal(kept(first), later)

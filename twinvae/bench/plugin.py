@@ -199,12 +199,6 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
     frames = max((mark.args[0] for item in session.items for mark in item.iter_markers("clip_frames")), default=1)
     items: Any = session.items
     own = [item for item in items if suite_of(item.path) == suite and hasattr(item, "callspec")]
-    taken = {item.callspec.params.get("model") for item in own}
-    # Where no test takes a model, those that were chosen still say whose values are not asked for.
-    used = [model for model in options.models if model in taken] or options.models
-    presets = tuple(model.label for model in used)
-    if not (options.names_models or options.one_round):
-        presets = (*presets, TRAINED.label)  # of which suites look at pictures, beside the models that were chosen
     return provenance.collect(
         suite,
         options.platform,
@@ -215,7 +209,7 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
             backends=tuple(map(label_of, options.backends)),
             modes=options.modes,
             dtypes=options.dtypes,
-            presets=presets,
+            presets=presets_of(options, own),
             ports_alone=options.ports_alone,
         ),
         options=(*options.given, *debugging.flags(session.config)),
@@ -226,6 +220,20 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
         given_commit=options.commit,
         nan_input=options.clip is not None and bool(np.isnan(read_clip(options.clip, frames, 64, 64)).any()),
     )
+
+
+def presets_of(options: Options, items: Iterable[Any]) -> tuple[str, ...]:
+    """Presets of which a run of these tests measures all that it is to, as far as backends, modes and dtypes go.
+
+    A single round looks at the trained one in part.
+    """
+    items = list(items)
+    taken = {item.callspec.params.get("model") for item in items}
+    # Where no test takes a model, those that were chosen still say whose values are not asked for.
+    used = [model for model in options.models if model in taken] or list(options.models)
+    if not options.one_round and any("trained" in item.fixturenames for item in items):
+        used.append(TRAINED)
+    return tuple(dict.fromkeys(model.label for model in used))
 
 
 def _unjudged(items: Any) -> tuple[str, ...]:

@@ -66,6 +66,9 @@ class Process:
                     self.close()
                     raise PortTimedOut(f"{what} took longer than {limit:g} s, and was stopped (see --time-limit)")
             kind, answer = connection.recv()
+        except KeyboardInterrupt:  # its answer would be taken for the next request's
+            self.close()
+            raise
         except (EOFError, OSError):
             status = process.wait()
             said = _last_line(log)

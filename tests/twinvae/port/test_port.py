@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
@@ -391,6 +392,20 @@ def test_an_answer_goes_to_the_thread_that_asked(tmp_path):
     sys.setswitchinterval(before)
     expected = vae.decode(LATENTS)[0, 0, 0, 0, 0]
     assert found == {number: pytest.approx([expected + number] * 20, abs=1e-6) for number in range(4)}
+
+
+def test_an_answer_that_nobody_waited_for_is_not_the_next_calls(tmp_path, monkeypatch):
+    vae = loaded(written(tmp_path))
+    expected = vae.decode(LATENTS)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "poll", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            vae.decode(LATENTS + 1)
+    np.testing.assert_array_equal(vae.decode(LATENTS), expected)
 
 
 def test_a_method_that_runs_too_long_twice_is_not_asked_again_and_others_are(tmp_path):
