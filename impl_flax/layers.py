@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from impl_flax.convolution import conv2d, conv3d, upsampled_conv2d
 from impl_flax.convolution import linear as linear_product
-from twinvae.jax.compiling import on_gpu
+from twinvae.jax.compiling import on_gpu, traced_for
 from twinvae.jax.moments import channel_moments
 from twinvae.jax.shards import beside, held, in_rows, in_time, padded_rows
 from twinvae.jax.slabs import COLUMNS, HALO, ROWS, Frames, Slabs, Source, cut, fill, handed_on, source_of, with_halo
@@ -115,7 +115,7 @@ class CogVideoXCausalConv3d(nnx.Module):
             return self.conv(shard.behind(earlier, x)), shard.kept(earlier, last, frames)
         earlier = jnp.repeat(x[:, :1], self.time_pad, axis=1) if conv_cache is None else conv_cache
         x = jnp.concatenate([earlier, x], axis=1)
-        if on_gpu():  # else XLA writes what `x` is made by twice: without the earlier frames, and with them
+        if traced_for() != "tpu":  # else XLA makes `x` twice, without the earlier frames and with them
             x = lax.optimization_barrier(x)
         return self.conv(x), x[:, -self.time_pad :]
 

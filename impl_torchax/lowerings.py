@@ -27,7 +27,7 @@ import torch
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from twinvae.jax.compiling import on_gpu
+from twinvae.jax.compiling import on_gpu, traced_for
 from twinvae.jax.convolution import convolve2d, convolve3d, in_pieces
 from twinvae.jax.moments import channel_moments
 from twinvae.jax.shards import Shard, beside, held, in_rows, padded_rows
@@ -69,9 +69,9 @@ def convolving_in(slabs: Slabs | None) -> Iterator[None]:
 
 
 def enlarged(frames: Array) -> Enlarged | None:
-    """What these very frames were enlarged from, in a program for a GPU; None where they were not."""
+    """What these very frames were enlarged from; None where they were not, and in a program for a TPU."""
     known = _enlarged.get()
-    return known.get(id(frames)) if known is not None and on_gpu() else None
+    return known.get(id(frames)) if known is not None and traced_for() != "tpu" else None
 
 
 def _remember(frames: Array, small: Array, cells: Sequence[np.ndarray]) -> Array:
@@ -169,16 +169,15 @@ def convolution(
     In slabs (see `convolving_in`) 8 frames at 768x1360 decode in 18.8 GB by a v6e's compiler, in 34.9 without. The
     H100's keeps more of them at a time than they save: 9 frames take 34.0 GB of temporaries in slabs, 15.2 without.
 
-    On a GPU a convolution with a kernel of 1 runs before frames are enlarged: diffusers enlarges latents, then makes
-    each norm's scale and shift of them, which as arrays are as large as the activation. An H100's program of 3 latents
-    at 480x720 takes 12.0 GB of temporaries with them, and 4.4 without.
+    A convolution with a kernel of 1 runs before frames are enlarged, but not on a TPU: diffusers enlarges latents, then
+    makes each norm's scale and shift of them, which as arrays are as large as the activation. An H100's program of 3
+    latents at 480x720 takes 12.0 GB of temporaries with them, and 4.4 without.
     """
     if transposed or groups != 1 or any(factor != 1 for factor in dilation[-2:]):
         raise NotImplementedError("a convolution that is transposed, grouped or dilated in space: the VAE has none")
-    gpu = on_gpu()
-    slabs = None if gpu else _slabs.get()
-    settings = {"stride": tuple(stride), "padding": tuple(padding), "dilation": dilation[0], "slabs": slabs, "gpu": gpu,
-                "shard": in_rows()}  # fmt: skip
+    slabs = None if on_gpu() else _slabs.get()
+    settings = {"stride": tuple(stride), "padding": tuple(padding), "dilation": dilation[0], "slabs": slabs,
+                "platform": traced_for(), "shard": in_rows()}  # fmt: skip
     pointwise = set(weight.shape[2:]) == {1} and set(stride) == {1} and not any(padding)
     if pointwise and (source := enlarged(x)):
         out = _convolution(channels_second(source.small), weight, bias, **settings)
@@ -186,7 +185,7 @@ def convolution(
     return _convolution(x, weight, bias, **settings)
 
 
-@partial(jax.jit, static_argnames=("stride", "padding", "dilation", "slabs", "gpu", "shard"))
+@partial(jax.jit, static_argnames=("stride", "padding", "dilation", "slabs", "platform", "shard"))
 def _convolution(
     x: Array,
     weight: Array,
@@ -196,7 +195,7 @@ def _convolution(
     padding: tuple[int, ...],
     dilation: int,
     slabs: Slabs | None,
-    gpu: bool,  # what `on_gpu` says, and `in_rows`: a trace is kept by its arguments
+    platform: str,  # what `traced_for` says, and `in_rows`: a trace is kept by its arguments
     shard: Shard | None,
 ) -> Array:
     frames, kernel = channels_last(x), kernel_last(weight)
@@ -328,9 +327,9 @@ def concatenate(parts: Sequence[Array], dim: int = 0) -> Array:
     joined = channels_second(jnp.concatenate([channels_last(part) for part in parts], axis))
     if source := _joined_source(parts, axis):
         return _remember(joined, *source)
-    # On a GPU XLA writes what a convolution sees twice where a conv cache is taken from it: without the frames before
-    # it, and with them.
-    return jax.lax.optimization_barrier(joined) if on_gpu() else joined
+    # XLA makes what a convolution sees twice where a conv cache is taken from it, but on a TPU: without the frames
+    # before it, and with them.
+    return jax.lax.optimization_barrier(joined) if traced_for() != "tpu" else joined
 
 
 def _joined_source(parts: Sequence[Array], axis: int) -> tuple[Array, list[np.ndarray]] | None:

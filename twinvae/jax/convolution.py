@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from twinvae.jax.compiling import on_gpu
-from twinvae.jax.winograd import TAPS, convolve_blocks
+from twinvae.jax.compiling import on_gpu, traced_for
+from twinvae.jax.winograd import TAPS, convolve_blocks, pairs
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -40,6 +40,9 @@ def convolve2d(
     def as_it_is(x: Array, kernel: Array) -> Array:
         return _convolve(x, kernel, strides, pads)
 
+    plain = len(kernel) == TAPS and strides[0] == 1 and x.shape[1] + sum(pads[0]) > TAPS
+    if traced_for() == "cpu" and plain and _worth_fewer_products(x):
+        return _row_pairs(x, kernel, strides[1], pads)
     if x.dtype != jnp.float64:
         return as_it_is(x, kernel)
     # XLA's CPU convolution in float64 is a plain loop: a tiny decoder takes 2.6 times as long, 16 times unoptimised.
@@ -72,11 +75,33 @@ def convolve3d(
 
     # XLA's CPU 3-D convolution reaches half the speed of its 2-D one.
     plain = len(kernel) == TAPS and strides[0] == dilation == 1 and x.shape[1] > TAPS
-    # In bfloat16 the sums of frames would be rounded.
-    in_blocks = plain and x.shape[-1] >= WIDE and x.dtype != jnp.bfloat16
+    in_blocks = plain and _worth_fewer_products(x)
     taps = partial(_one_product, strides=strides, pads=pads, dilation=dilation)
     on_cpu = temporal_blocks if in_blocks else taps if x.dtype == jnp.float64 else temporal_taps
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=as_it_is)
+
+
+def _worth_fewer_products(x: Array) -> bool:
+    """Whether Winograd's forms pay. In bfloat16 the sums that they multiply would be rounded."""
+    return x.shape[-1] >= WIDE and x.dtype != jnp.bfloat16
+
+
+def _row_pairs(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "3 kw c o"], stride: int, pads: Pads
+) -> Float[Array, "n g v o"]:
+    """2-D convolution, two rows at a time.
+
+    Below a convolution along time, this takes 0.79 to 0.88 of the time (128 to 512 channels, 2 cores), and an error of
+    6.7e-7 becomes 7.3e-7 to 8.4e-7. By pairs of columns, too, it would only read and write more.
+
+    Args:
+        stride: along width.
+    """
+
+    def product(rows: Array, taps: Array) -> Array:
+        return convolve2d(rows, taps[None], (1, stride), ((0, 0), pads[1]))
+
+    return convolve_blocks(jnp.pad(x, ((0, 0), pads[0], (0, 0), (0, 0))), kernel, product, pairs)
 
 
 def _seen(frames: int, taps: int, stride: int, dilation: int) -> list[slice]:

@@ -1,6 +1,6 @@
-"""Winograd's F(m, 3) along time: a convolution's next m frames from m + 2 products with frames instead of 3 m.
+"""Winograd's F(m, 3) along time or height: a convolution's next m frames, or rows, from m + 2 products instead of 3 m.
 
-(Lavin and Gray, https://arxiv.org/abs/1509.09308, section 4.1.) A product here is a 2-D convolution of a frame.
+(Lavin and Gray, https://arxiv.org/abs/1509.09308, section 4.1.) A product here is a convolution along the other axes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 TAPS = 3
@@ -54,28 +55,39 @@ def form(m: int) -> Form:
 
 def blocks(frames: int) -> list[int]:
     """Lengths of the fewest blocks that output frames fall into, as equal as can be, the longer ones first."""
-    count = -(-frames // LONGEST)
-    return [frames // count + (index < frames % count) for index in range(count)]
+    return _shared_out(frames, -(-frames // LONGEST))
+
+
+def pairs(rows: int) -> list[int]:
+    """Output rows two by two, the first three of an odd number: longer blocks lose digits to those along time."""
+    return _shared_out(rows, rows // 2)
+
+
+def _shared_out(cells: int, count: int) -> list[int]:
+    return [cells // count + (index < cells % count) for index in range(count)]
 
 
 def convolve_blocks(
-    x: Float[Array, "b seen h w c"],
-    kernel: Float[Array, "3 kh kw c o"],
-    product: Callable[[Float[Array, "b n h w c"], Float[Array, "kh kw c o"]], Float[Array, "b n g v o"]],
-) -> Float[Array, "b t g v o"]:
-    """A 3-D convolution of at least two output frames.
+    x: Float[Array, "b seen *space c"],
+    kernel: Float[Array, "3 *window c o"],
+    product: Callable[[Float[Array, "b n *space c"], Float[Array, "*window c o"]], Float[Array, "b n *out o"]],
+    lengths: Callable[[int], list[int]] = blocks,
+) -> Float[Array, "b t *out o"]:
+    """A convolution along the second axis, of at least two output frames.
 
     Args:
-        product: the 2-D convolution of every frame with one kernel.
+        product: the convolution of every frame with one tap of the kernel.
+        lengths: of the blocks that so many output frames fall into.
     """
     out, start = [], 0
-    for m, alike in groupby(blocks(x.shape[1] - TAPS + 1)):
+    for m, alike in groupby(lengths(x.shape[1] - TAPS + 1)):
         length = m * len(list(alike))
-        seen = [x[:, start + i : start + i + length - m + 1 : m] for i in range(m + TAPS - 1)]
+        firsts = range(start, start + m + TAPS - 1)
+        seen = [lax.slice_in_dim(x, first, first + length - m + 1, m, axis=1) for first in firsts]
         frames = combine(form(m).frames, seen)
         products = [product(*pair) for pair in zip(frames, combine(form(m).taps, list(kernel)), strict=True)]
         block = jnp.stack(combine(form(m).outputs, products), axis=2)
-        out.append(block.reshape(block.shape[0], -1, *block.shape[3:]))
+        out.append(block.reshape(len(x), length, *block.shape[3:]))
         start += length
     return jnp.concatenate(out, axis=1)
 

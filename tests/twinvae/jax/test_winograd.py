@@ -1,10 +1,14 @@
-"""Winograd's forms round no more than the points that were chosen for them."""
+"""Winograd's forms: they round no more than the points that were chosen for them, and multiply as seldom as can be."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
-from twinvae.jax.winograd import POINTS, TAPS, blocks, convolve_blocks
+from twinvae.jax.compiling import tracing_for
+from twinvae.jax.convolution import WIDE, convolve3d
+from twinvae.jax.winograd import POINTS, TAPS, blocks, convolve_blocks, pairs
 
 # The root mean square error in float32 with these points, alike within 6% in six draws. Of others that anyone would
 # take, 0, 1, -1, 2 and -2 in F(4, 3) give 1.29 times that, and 0, 1 and -1/2 in F(2, 3) 1.43 times: the bar is 1.15.
@@ -35,3 +39,45 @@ def test_frames_fall_into_the_blocks_that_multiply_least():
         found = blocks(frames)
         assert sum(found) == frames
         assert sum(m + TAPS - 1 for m in found) == fewest[frames]
+
+
+@pytest.mark.parametrize("rows", range(2, 8))
+def test_rows_fall_into_pairs_and_at_most_one_block_of_three(rows):
+    assert pairs(rows) == [3] * (rows % 2) + [2] * ((rows - 3 * (rows % 2)) // 2)
+
+
+@pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 0), (1, 1)), ((1, 1), (0, 0))], ids=str)
+@pytest.mark.parametrize("rows", [3, 4, 5])
+def test_a_wide_convolution_is_pytorchs_whatever_its_rows_and_padding(rows, pads):
+    random = np.random.default_rng(rows)
+    x, kernel = random.normal(size=(2, 4, rows, 3, WIDE)), random.normal(size=(TAPS, TAPS, TAPS, WIDE, 2))
+    padded = np.pad(x, ((0, 0), (0, 0), *pads, (0, 0)))
+    weight = torch.from_numpy(kernel).permute(4, 3, 0, 1, 2)
+    expected = torch.nn.functional.conv3d(torch.from_numpy(padded).permute(0, 4, 1, 2, 3), weight)
+    with jax.enable_x64(True):
+        found = convolve3d(jnp.asarray(x), jnp.asarray(kernel), (1, 1, 1), pads)
+    np.testing.assert_allclose(found, expected.permute(0, 2, 3, 4, 1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rows", "channels", "dtype", "platform", "taken"),
+    [
+        (4, WIDE, jnp.float32, "cpu", 24),  # 4 frames and then 2 rows from 6 times 4 products
+        (1, WIDE, jnp.float32, "cpu", 6),
+        (4, WIDE - 1, jnp.float32, "cpu", TAPS),
+        (4, WIDE, jnp.bfloat16, "cpu", TAPS),
+        (4, WIDE, jnp.float32, "tpu", 1),
+        (4, WIDE, jnp.float32, "cuda", 1),
+    ],
+)
+def test_a_convolution_takes_the_products_of_its_platform(rows, channels, dtype, platform, taken):
+    x, kernel = jnp.zeros((1, 6, rows, 4, channels), dtype), jnp.zeros((TAPS, TAPS, TAPS, channels, 2), dtype)
+
+    def convolve(x, kernel):
+        return convolve3d(x, kernel, (1, 1, 1), ((1, 1), (1, 1)))
+
+    with tracing_for(platform):
+        lowered = (
+            jax.jit(convolve).trace(x, kernel).lower(lowering_platforms=("cuda" if platform == "gpu" else platform,))
+        )
+    assert lowered.as_text().count("stablehlo.convolution(") == taken
