@@ -327,9 +327,10 @@ def concatenate(parts: Sequence[Array], dim: int = 0) -> Array:
     joined = channels_second(jnp.concatenate([channels_last(part) for part in parts], axis))
     if source := _joined_source(parts, axis):
         return _remember(joined, *source)
-    # XLA makes what a convolution sees twice where a conv cache is taken from it, but on a TPU: without the frames
-    # before it, and with them.
-    return jax.lax.optimization_barrier(joined) if traced_for() != "tpu" else joined
+    # On GPUs and CPUs XLA makes what a convolution sees twice where a conv cache is taken from it: without the frames
+    # before it, and with them. In slabs a CPU's program is leaner for that.
+    once = on_gpu() or (traced_for() == "cpu" and _slabs.get() is None)
+    return jax.lax.optimization_barrier(joined) if once else joined
 
 
 def _joined_source(parts: Sequence[Array], axis: int) -> tuple[Array, list[np.ndarray]] | None:

@@ -54,9 +54,10 @@ def _full_width(limit: float, over_torch: float, why: str, spread: str) -> dict[
 
 FULL_WIDTH = _full_width(
     1.1e-6, 4,
-    "5 draws gave at most 5.3e-7, and the same draw with AVX-512, AVX2 or SSE4 alone was apart by 1.007. "
-    "The smallest planted fault of narrower convolutions, Winograd's coefficients in half precision, gives 2.6e-4; the "
-    "limit is near rounding, and what adds up in another order has a factor of 2.", "0.18 to 2.8",
+    "5 draws gave at most 7.5e-7, 5.3e-7 before rows went two by two on CPUs; before that the same draw with AVX-512, "
+    "AVX2 or SSE4 alone was apart by 1.007. The smallest planted fault of narrower convolutions, Winograd's "
+    "coefficients in half precision, gives 2.6e-4; the limit is near rounding, and what adds up in another order has a "
+    "factor of 1.5.", "0.18 to 3",
 )  # fmt: skip
 # Norms: of what is near zero, and of what has a mean of 300 times its spread, which is rounded as 300 is.
 NORM_AT_FULL_WIDTH = _full_width(
