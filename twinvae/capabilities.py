@@ -9,6 +9,9 @@ Capability = Literal[
     "moments",  # encoding gives the log-variance beside the mean
     "weights",  # built from diffusers' tensors by name
     "tensors",  # gives them back by name
+    "reads",  # its own loader, of a diffusers folder
+    "saves",  # its own save_pretrained, of a folder that diffusers reads
+    "pipeline",  # what stands in the place of a pipeline's VAE
     "config",  # of any architecture
     "dtypes",  # in every dtype
     "jit",  # compiled, and op by op
@@ -20,7 +23,7 @@ Capability = Literal[
     "activations",  # block outputs by diffusers' names
     "layers",  # one layer by diffusers' class name
     "gradients",
-    "house",  # what `VideoVAE` gives its subclasses: refusals in words, saved folders, `pipe.vae`
+    "house",  # what `VideoVAE` gives its subclasses: refusals in words
     "step",  # two pure functions of one frame batch, which are lowered, planned and counted
 ]
 CAPABILITIES: frozenset[Capability] = frozenset(get_args(Capability))

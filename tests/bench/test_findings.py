@@ -102,6 +102,25 @@ def test_what_experiments_found_stands_first_and_takes_the_values_of_its_operati
     assert not [f for f, *_ in found if f.kind == "block"]
 
 
+def test_what_is_about_pipelines_or_checkpoints_alone_takes_their_values_and_tests_and_no_others():
+    of_pipeline, of_decode = (
+        judge(Record(suite="parity", test=f"suites/parity/test_{file}.py::test_x", case=case, metric="mae", value=1.0,
+                     limit=0.1, backend="mine", preset="tiny"))
+        for file, case in (("pipeline", "pipeline, text to video"), ("vae", "whole VAE"))
+    )  # fmt: skip
+    saved = failed("suites/parity/test_checkpoint.py::test_diffusers_reads[mine]", "AssertionError", "mine")
+    wrapped = failed("suites/parity/test_pipeline.py::test_a_pipeline[mine]", "PortGave: no torch tensor", "mine")
+    theirs = failed("suites/parity/test_checkpoint.py::test_diffusers_reads[flax]", "AssertionError")
+    said = {"kind": "signature", "headline": "...", "backend": "mine"}
+    wrapper = Finding(cause="wrapper", about="pipeline", operations=("decode",), **said)
+    saver = Finding(cause="saver", about="checkpoint", **said)
+    found = find([of_pipeline, of_decode], [saved, wrapped, theirs], [wrapper, saver])
+    assert [(one.finding.kind, one.verdicts, one.failures) for one in found] == [
+        ("signature", (of_pipeline,), (wrapped,)), ("signature", (), (saved,)), ("failure", (), (theirs,)),
+        ("value", (of_decode,), ()),
+    ]  # fmt: skip
+
+
 def test_nothing_is_found_where_nothing_fails(tmp_path):
     assert find(judge_run(write_run(tmp_path, parity_records()), baseline_of(tmp_path)), []) == []
 

@@ -15,7 +15,7 @@ from twinvae.bench import PLUGINS, options, places, plugin
 from twinvae.bench.cli import main
 from twinvae.bench.ports import other_range
 from twinvae.bench.records import RunData, read_run
-from twinvae.port import Port
+from twinvae.registry import backend_module
 
 ROOT = Path(__file__).parents[2]
 # diffusers' own class on PyTorch, as a stranger would hand it in: quick, since it compiles nothing.
@@ -219,13 +219,23 @@ def test_what_a_backend_in_this_process_sets_or_breaks_in_one_test_is_not_there_
     }  # fmt: skip
 
 
-def test_a_new_port_is_a_template_that_can_be_checked_and_no_file_is_written_over(tmp_path, capsys):
+def test_a_new_port_is_a_template_whose_wrapper_saver_and_loader_are_judged_and_no_file_is_written_over(
+    check, tmp_path, capsys
+):
     path = tmp_path / "port.py"
     assert main(["new-port", str(path)]) == 0
-    port = Port(str(path))
+    chosen = (*(f"suites/parity/test_{name}.py" for name in ("pipeline", "checkpoint")),
+              "-k", "text or bit_for_bit or shards")  # fmt: skip
+    status, runs = check(str(path), "--preset", "tiny", "--dtype", "float32", pytest_arguments=chosen)
+    assert (status, runs["parity"].failures) == (0, ()), capsys.readouterr()
+    assert {record.case: record.value for record in runs["parity"].records if record.metric == "mae"} == {
+        "pipeline, text to video": pytest.approx(0, abs=1e-6)
+    }
+    assert runs["parity"].run.unjudged == ()
+    port = backend_module(str(path))
+    assert port.process.generation == 1  # which takes seconds to start, and is started once
     assert (port.takes, port.facts) == ({"folder", "dtype"}, {"layout": "bcthw", "arrays": "torch"})
-    found = port.probed(dtypes=("float32",))
-    assert {"whole", "moments", "weights", "config", "shapes"} <= found.capabilities
+    assert {"whole", "moments", "config", "shapes", "reads", "saves", "pipeline"} <= port.CAPABILITIES
     path.write_text("mine")
     assert main(["new-port", str(path)]) == 2
     assert main(["new-port", str(tmp_path / "port")]) == 2

@@ -25,6 +25,7 @@ class Finding(BaseModel):
         evidence: numbers, a sentence each.
         operations: that it is about; none where that is unknown.
         tiled: whether it is about tiles alone.
+        about: what alone it is about, as cases and files of tests are called: "pipeline", "checkpoint"; else empty.
         explains: how many values that fail, and tests that failed, it explains.
         command: shows it alone.
     """
@@ -38,6 +39,7 @@ class Finding(BaseModel):
     operations: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     tiled: bool = False
+    about: str = ""
     explains: int = 0
     command: str = ""
 
@@ -45,6 +47,8 @@ class Finding(BaseModel):
         """Whether a value of a whole model may be off because of it."""
         if key.backend != self.backend or not key.preset or (self.tiled and key.suite != "tiling"):
             return False
+        if self.about:
+            return key.case.startswith(self.about)
         return not key.operation or not self.operations or key.operation in self.operations or _both(key.operation)
 
 
@@ -199,8 +203,12 @@ def _worst(kind: Kind, cause: str, headline: str, group: Sequence[Verdict]) -> F
 
 
 def _of_operation(failure: Failure, finding: Finding) -> bool:
-    """Whether a test failed of outputs of another shape, of the backend and an operation that a finding is about."""
-    if failure.backend != finding.backend or not failure.message.startswith("shapes differ"):
+    """Whether a test failed of what a finding alone is about, or of outputs of another shape of an operation of it."""
+    if failure.backend != finding.backend:
+        return False
+    if finding.about:
+        return f"/test_{finding.about}.py" in failure.test
+    if not failure.message.startswith("shapes differ"):
         return False
     if "test_layers" in failure.test or (finding.tiled and "/tiling/" not in failure.test):
         return False

@@ -42,6 +42,14 @@ class Port:
         with torch.no_grad():
             return self.model.decode(latents).sample
 
+    def as_diffusers(self):
+        """What stands in the place of a pipeline's VAE, `pipe.vae`: torch in, torch out, [b, c, t, h, w]."""
+        return self.model
+
+    def save_pretrained(self, folder):
+        """A folder that diffusers reads back bit for bit."""
+        self.model.save_pretrained(folder)
+
     # What else is here is judged as well: enable_tiling and disable_tiling, enable_slicing and disable_slicing,
     # num_sample_frames_batch_size and num_latent_frames_batch_size, encode_stream and decode_stream,
     # activations(operation, clip), gradients(video, cotangent), state_dict(), load_layer(class_name, init, tensors).

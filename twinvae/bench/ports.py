@@ -13,6 +13,7 @@ from twinvae.bench.models import Model
 from twinvae.capabilities import CAPABILITIES
 from twinvae.checkpoint import fingerprint
 from twinvae.port import NotTaken, Port, PortError, PortVAE
+from twinvae.port.process import Process
 from twinvae.registry import REFERENCE, backend_module
 
 ARCHITECTURES = ("tiny", "cogvideox-2b")  # that a port is tried on where none is named
@@ -48,6 +49,7 @@ def taken_by(
         ValueError: it is no port, or cannot be built; the message says why.
         OSError: the checkpoint that it names cannot be read.
     """
+    Process.environment = quick_environment()  # most models are small, and starting a process again takes seconds
     port = backend_module(name)
     if not isinstance(port, Port):  # a whole backend of the house
         return Taken(tuple(models), ("eager", "jit"), dtypes, ())

@@ -9,12 +9,15 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
+import torch
 
 import twinvae
 from tests.twinvae.port.made_up import CLASS, FUNCTIONS, written
+from twinvae.checkpoint import write_checkpoint
 from twinvae.port import NotTaken, Port, PortError, is_port, label_of
 from twinvae.port.worker import LAYERS_KEPT, Worker
 from twinvae.registry import backend_module
+from twinvae.seeded import seeded_tensors
 from twinvae.tensors import tensor_shapes
 
 VIDEO = np.random.default_rng(0).uniform(-1, 1, (1, 9, 16, 24, 3)).astype(np.float32)
@@ -72,8 +75,73 @@ def test_a_builder_is_given_what_its_arguments_name(kind, tmp_path):
     assert vae.decode(LATENTS).max() == TENSORS
     expected = {"whole", "moments", "weights", "slicing", "batches", "activations", "shapes", "dtypes"}
     expected |= {"config"} if kind.startswith(("config", "a folder")) else set()
+    expected |= {"reads"} if kind == "a folder" else set()
     expected |= {"jit"} if kind.startswith("dtype") else set()
     assert vae.capabilities == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file", "expected"),
+    [
+        ("path", "diffusion_pytorch_model.safetensors", 100),
+        ("path, variant=None", "diffusion_pytorch_model.fp16.safetensors", 104),
+        ("path", "diffusion_pytorch_model.fp16.safetensors", 1),  # which diffusers' own class would not read unasked
+    ],
+)
+def test_a_loader_is_given_the_folder_that_was_named_and_its_variant(arguments, file, expected, tmp_path):
+    more = f"""
+def make({arguments}):
+    from pathlib import Path
+    named = len(list(Path(path).glob("marked-*"))) or 1
+    return Mine(named + len(locals().get("variant") or ""))
+"""
+    name, folder = written(tmp_path, CLASS + more), tmp_path / "named"
+    write_checkpoint(folder, twinvae.PRESETS["tiny"], seeded_tensors(twinvae.PRESETS["tiny"], 0))
+    (folder / "diffusion_pytorch_model.safetensors").rename(folder / file)
+    for number in range(100):
+        (folder / f"marked-{number}").touch()
+    assert twinvae.load(name, weights=str(folder)).decode(LATENTS).max() == expected
+
+
+WRAPPER = """
+    def as_diffusers(self): return Wrapper(self)
+    def save_pretrained(self, folder): open(folder + "/saved", "w")
+def make(tensors): return Mine(1)
+import types, torch
+class Wrapper:
+    config = types.SimpleNamespace(scaling_factor=0.5)
+    def __init__(self, mine): self.mine = mine
+    def decode(self, z):
+        if z.shape[2] == 5: return z
+        if z.shape[2] == 6: return types.SimpleNamespace(sample=z.numpy())
+        return types.SimpleNamespace(sample=z * self.mine.num_latent_frames_batch_size)
+    def encode(self, x):
+        drawn = lambda generator: x + torch.randn(x.shape, generator=generator)
+        return types.SimpleNamespace(latent_dist=types.SimpleNamespace(sample=drawn))
+"""
+
+
+def test_a_pipeline_wrapper_is_called_in_the_ports_process_as_a_pipeline_calls_it(tmp_path):
+    name = written(tmp_path, CLASS + WRAPPER)
+    vae = loaded(name)
+    assert {"pipeline", "saves"} <= vae.capabilities
+    vae.save_pretrained(tmp_path)
+    assert (tmp_path / "saved").exists()
+    vae.num_latent_frames_batch_size = 3
+    wrapper, clip = vae.as_diffusers(), torch.rand(1, 4, 3, 2, 3)
+    assert torch.equal(wrapper.decode(clip).sample, 3 * clip)
+    backend_module(name).process.close()  # as where it has crashed: the wrapper is made again
+    one, other = torch.Generator().manual_seed(7), torch.Generator().manual_seed(7)
+    for _ in range(2):  # the second draw goes on from the first
+        drawn = wrapper.encode(clip).latent_dist.sample(one)
+        assert torch.equal(drawn, clip + torch.randn(clip.shape, generator=other))
+    assert wrapper.config.scaling_factor == 0.5
+    with pytest.raises(PortError, match="config of the pipeline wrapper has no invert_scale_latents"):
+        _ = wrapper.config.invert_scale_latents
+    with pytest.raises(PortError, match=r"decode of the pipeline wrapper gave a Tensor: .* \.sample, a torch tensor"):
+        wrapper.decode(torch.rand(1, 4, 5, 2, 3))
+    with pytest.raises(PortError, match=r"gave a ndarray for \.sample: a pipeline goes on with \.sample, a torch"):
+        wrapper.decode(torch.rand(1, 4, 6, 2, 3))
 
 
 def test_a_class_alone_in_a_file_is_the_builder_and_one_of_several_can_be_named(tmp_path):
