@@ -250,6 +250,8 @@ RANGES = {
     "bytes": (lambda video: (video + 1) * 127.5, "value_range = (0, 255)"),
     "clipped": (lambda video: video.clip(-1, 1), None),
     "other values": (lambda video: video[::-1, ::-1] * 0.5, None),
+    "nothing": (lambda video: video * 0, None),
+    "with its sign exchanged": (lambda video: -video, None),
     "not finite": (lambda video: video * np.nan, None),
     "another shape": (lambda video: video[:, 1:], None),
 }

@@ -302,7 +302,7 @@ def port_speaks(item: pytest.Item) -> Iterator[None]:
     try:
         yield
     except PortError as error:
-        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+        raise pytest.fail.Exception(f"{type(error).__name__}: {error}", pytrace=False) from None  # said once
     except (NotTaken, NotDealtError) as why:
         if isinstance(why, NotDealtError) and not item.config.stash[OPTIONS].mesh:
             raise

@@ -110,7 +110,7 @@ def other_range(found: np.ndarray, expected: np.ndarray) -> str:
         return ""
     slope, offset = np.polyfit(expected.ravel(), found.ravel(), 1)
     off = np.abs(found - (slope * expected + offset)).max()
-    if off > ROUGHLY * abs(slope) or (abs(slope - 1) < ROUGHLY and abs(offset) < ROUGHLY):
+    if slope < ROUGHLY or off > ROUGHLY * slope or (abs(slope - 1) < ROUGHLY and abs(offset) < ROUGHLY):
         return ""
     low, high = (round(float(end), 2) for end in (offset - slope, offset + slope))
     return (

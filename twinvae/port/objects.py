@@ -213,7 +213,11 @@ def plain(what: str, value: Any) -> np.ndarray:
     """
     if not _is_array(value):
         raise PortGave(f"{what} returned {_described(value)}: expected an array")
-    array = np.array(guarded(f"reading what {what} returned", lambda: arrays.to_numpy(value)))
+    try:
+        array = np.array(arrays.to_numpy(value))
+    except Exception as error:
+        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PortGave(f"{what} returned an array that cannot be read: {words}") from error
     if array.dtype != np.float16 and not arrays.is_float(array.dtype):
         raise PortGave(f"{what} returned {array.dtype}: expected floats, of a video in [-1, 1]")
     return array

@@ -88,6 +88,16 @@ def test_an_output_that_is_diffusers_times_a_number_is_said_to_be():
     assert any(line.startswith("It is diffusers' output times 1.25 plus") for line in finding.evidence)
 
 
+class Nothing(FlawedVAE):
+    def decode(self, latents):
+        return 0 * super().decode(latents)
+
+
+def test_an_output_that_is_one_number_is_said_to_be():
+    (finding,) = diagnosed(Nothing, whole_alone=True, names=("one latent",)).findings
+    assert "It is 0 throughout." in finding.evidence
+
+
 class ToFloat32(FlawedVAE):
     off = 0.0
 

@@ -441,6 +441,16 @@ def decode(x, decode_=decode):
     assert "xxx" not in "".join(capfd.readouterr())
 
 
+def test_what_a_port_sets_when_it_is_imported_is_how_it_runs(tmp_path):
+    more = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+def decode(x, decode_=decode):
+    return decode_(x) * 0 + os.environ["XLA_FLAGS"].endswith("=2")
+"""
+    assert loaded(written(tmp_path, more)).decode(LATENTS).min() == 1
+
+
 def test_an_answer_goes_to_the_thread_that_asked(tmp_path):
     vae, found = loaded(written(tmp_path)), {}
     vae.decode(LATENTS)

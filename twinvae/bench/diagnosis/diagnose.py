@@ -307,6 +307,8 @@ def where_apart(case: Case, found: np.ndarray, expected: np.ndarray, bar: float)
     lines = []
     if not np.isfinite(found).all():
         lines.append(f"{100 * float(np.mean(~np.isfinite(found))):.0f} % of its values are not finite.")
+    elif not np.ptp(found):
+        lines.append(f"It is {number(float(found.flat[0]))} throughout.")
     axes = ("item", "frame", "row", "column", "channel")
     for axis, what in enumerate(axes):
         off = np.flatnonzero(apart.any(axis=tuple(other for other in range(5) if other != axis)))
