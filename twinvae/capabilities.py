@@ -28,3 +28,22 @@ Capability = Literal[
 ]
 CAPABILITIES: frozenset[Capability] = frozenset(get_args(Capability))
 EAGER: frozenset[Capability] = CAPABILITIES - {"jit", "step"}  # all that needs no compiler
+
+# What a port is seen by to be able to.
+SHOWN_BY: dict[Capability, str] = {
+    "moments": "moments, or mean and log-variance, for the output of encode",
+    "weights": "a builder: a class or function that takes tensors, or a folder",
+    "config": "a builder that takes config and tensors, or a folder",
+    "reads": "a builder that takes a folder",
+    "saves": "save_pretrained(folder)",
+    "pipeline": "as_diffusers(), or diffusers' interface itself",
+    "tensors": "state_dict()",
+    "batches": "num_sample_frames_batch_size and num_latent_frames_batch_size",
+    "tiling": "enable_tiling(tile_sample_min_height, tile_sample_min_width, tile_overlap_factor_height, ..._width)",
+    "slicing": "enable_slicing(), or use_slicing",
+    "stream": "encode_stream(video) and decode_stream(latents)",
+    "activations": "activations(operation, clip)",
+    "gradients": "gradients(video, cotangent)",
+    "layers": "load_layer(class_name, init, tensors, dtype=, jit=)",
+    "jit": "jit = True",
+}

@@ -8,7 +8,7 @@ from tests.bench.synthetic import RUN, broken, parity_records, write_run
 from twinvae.bench.baselines import updated
 from twinvae.bench.findings import Finding, find, first_departures
 from twinvae.bench.records import Failure, Record
-from twinvae.bench.report import diagnosed_in, write_diagnosis
+from twinvae.bench.report import SHOWN, diagnosed_in, terminal_lines, write_diagnosis
 from twinvae.bench.verdicts import judge, judge_run
 
 BORN = "decoder.up_blocks.0.resnets.1"
@@ -119,6 +119,23 @@ def test_what_is_about_pipelines_or_checkpoints_alone_takes_their_values_and_tes
         ("signature", (of_pipeline,), (wrapped,)), ("signature", (), (saved,)), ("failure", (), (theirs,)),
         ("value", (of_decode,), ()),
     ]  # fmt: skip
+
+
+def test_the_terminal_says_each_cause_once_whichever_suites_it_shows_in():
+    tiles, doubled = (
+        Finding(kind="signature", cause=cause, headline=f"In decode, {cause}.", evidence=("a", "b", "c"),
+                explains=number, command=f"twinvae diagnose {cause}")
+        for cause, number in (("tiles", 1), ("doubled", 3))
+    )  # fmt: skip
+    failing = Finding(kind="failure", cause="test_x", headline="test_x: shapes differ")
+    lines = terminal_lines([failing, tiles, doubled, doubled.model_copy(update={"explains": 4})])
+    assert lines == [
+        "  1. In decode, tiles. (1 value or test)", "     a", "     b", "     $ twinvae diagnose tiles",
+        "  2. In decode, doubled. (7 values and tests)", "     a", "     b", "     $ twinvae diagnose doubled",
+        "  3. test_x: shapes differ",
+    ]  # fmt: skip
+    many = [tiles.model_copy(update={"cause": str(number)}) for number in range(SHOWN + 2)]
+    assert terminal_lines(many)[-1] == "  and 2 findings more on the pages"
 
 
 def test_nothing_is_found_where_nothing_fails(tmp_path):

@@ -265,8 +265,8 @@ def measured(verdict: Verdict, with_unit: bool = True) -> str:
     return f"{text} {record.unit}".rstrip() if with_unit else text
 
 
-def many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def many(count: int, noun: str, plural: str = "") -> str:
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def _listed(names: Iterable[str]) -> str:

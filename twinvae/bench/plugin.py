@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import sys
@@ -33,7 +34,7 @@ from twinvae.bench.places import SUITES, alone, files_of, suite_of
 from twinvae.bench.records import Record, RunFile, Selection, read_run
 from twinvae.bench.report import Summary, judge_suites, write_diagnosis, write_report
 from twinvae.bench.verdicts import judge, judge_in, number
-from twinvae.capabilities import CAPABILITIES
+from twinvae.capabilities import CAPABILITIES, SHOWN_BY
 from twinvae.isolation import undisturbed
 from twinvae.jax.mesh import NotDealtError
 from twinvae.port import Budget, NotTaken, PortError, label_of
@@ -47,6 +48,7 @@ PAST = pytest.StashKey[list[str]]()
 ATTEMPT = pytest.StashKey[int]()  # how often a test has been begun: more than once by plugins that run failures again
 PROCESS = pytest.StashKey[int]()
 NOT_TAKEN = pytest.StashKey[dict[str, Counter[str]]]()  # by suite: what ports did not take while tests ran
+OWN_ALONE, OWN = {"house", "step"}, "what TwinVAE's own backends alone have"
 KEPT = pytest.StashKey[dict[str, Baseline | None]]()  # the baseline of each suite that had to be asked
 
 
@@ -239,7 +241,7 @@ def presets_of(options: Options, items: Iterable[Any]) -> tuple[str, ...]:
 def _unjudged(items: Any) -> tuple[str, ...]:
     """What is not judged of a backend, and how many tests that is: a line each."""
     found = Counter(
-        f"{label_of(item.callspec.params['backend'])}: {', '.join(lacking)}"
+        f"{label_of(item.callspec.params['backend'])}: {OWN if OWN_ALONE & set(lacking) else ', '.join(lacking)}"
         for item in items
         if (lacking := lacks(item))
     )
@@ -431,7 +433,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if SUMMARY not in config.stash:
         return
     summary, encoding = config.stash[SUMMARY], getattr(sys.stdout, "encoding", None) or "utf-8"
-    if lines := sorted({line for file in config.stash[FILES].values() for line in read_run(file.path).unjudged}):
+    if lines := unjudged_lines(line for file in config.stash[FILES].values() for line in read_run(file.path).unjudged):
         terminalreporter.section("not judged, by what a backend lacks")
         for line in lines:
             terminalreporter.write_line(within(line, encoding))
@@ -439,6 +441,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write(drawn(summary.table, encoding, terminalreporter.hasmarkup))
     for line in (*summary.lines, f"pages: {summary.index}"):
         terminalreporter.write_line(within(line, encoding))
+
+
+def unjudged_lines(told: Iterable[str]) -> list[str]:
+    """What the suites together did not judge, and what a port would need to be judged on it."""
+    found: Counter[str] = Counter()
+    for line in told:
+        what, count = re.fullmatch(r"(.*) \((\d+) tests?\)", line).groups()  # type: ignore[union-attr]
+        found[what] += int(count)
+    names = {name for what in found for name in what.partition(": ")[2].split(", ")}
+    return [*_counted(found), *(f"{name}: by {has}" for name, has in SHOWN_BY.items() if name in names)]
 
 
 def drawn(table: Table, encoding: str, markup: bool) -> str:

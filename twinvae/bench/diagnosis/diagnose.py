@@ -18,6 +18,7 @@ from twinvae.config import VAEConfig
 from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER, decoded_frames, encoded_frames
 from twinvae.port import NotTaken
 from twinvae.seeded import seeded_tensors
+from twinvae.tensors import some
 from twinvae.tiles import Operation
 
 OPERATIONS: tuple[Operation, ...] = ("decode", "encode")
@@ -173,7 +174,7 @@ def _of_signature(operation: Operation, one: Confirmed) -> Finding:
         evidence=(
             f"The reference that does so gives the port's output{what} to {number(one.after)}{share} "
             f"({one.shown.name}); without it, {without}.",
-            f"It acts in {operation} of {'; '.join(one.acts)}.",
+            f"It acts in {operation} of {some(one.acts, '; ')}.",
         ),
     )  # fmt: skip
 
