@@ -9,7 +9,7 @@ from twinvae.bench.baselines import updated
 from twinvae.bench.findings import Finding, find, first_departures
 from twinvae.bench.records import Failure, Record
 from twinvae.bench.report import SHOWN, diagnosed_in, terminal_lines, write_diagnosis
-from twinvae.bench.verdicts import judge, judge_run
+from twinvae.bench.verdicts import Verdict, judge, judge_run
 
 BORN = "decoder.up_blocks.0.resnets.1"
 
@@ -102,12 +102,23 @@ def test_what_experiments_found_stands_first_and_takes_the_values_of_its_operati
     assert not [f for f, *_ in found if f.kind == "block"]
 
 
+def failing(test: str, **fields: str) -> Verdict:
+    return judge(Record(suite="parity", test=test, metric="mae", value=1.0, limit=0.1, backend="mine", **fields))
+
+
+def test_a_cause_explains_whole_models_of_other_configs_and_no_layer_alone():
+    of_settings = failing("suites/parity/test_settings.py::test_x", case="settings 24", operation="encode")
+    of_a_layer = failing("suites/parity/test_layers.py::test_x", case="CogVideoXDownsample3D", operation="encode")
+    cause = Finding(kind="signature", cause="odd", headline="In encode, ...", backend="mine", operations=("encode",))
+    first, second = find([of_settings, of_a_layer], [], [cause])
+    assert (first.finding.cause, first.verdicts, second.verdicts) == ("odd", (of_settings,), (of_a_layer,))
+
+
 def test_what_is_about_pipelines_or_checkpoints_alone_takes_their_values_and_tests_and_no_others():
     of_pipeline, of_decode = (
-        judge(Record(suite="parity", test=f"suites/parity/test_{file}.py::test_x", case=case, metric="mae", value=1.0,
-                     limit=0.1, backend="mine", preset="tiny"))
+        failing(f"suites/parity/test_{file}.py::test_x", case=case, preset="tiny")
         for file, case in (("pipeline", "pipeline, text to video"), ("vae", "whole VAE"))
-    )  # fmt: skip
+    )
     saved = failed("suites/parity/test_checkpoint.py::test_diffusers_reads[mine]", "AssertionError", "mine")
     wrapped = failed("suites/parity/test_pipeline.py::test_a_pipeline[mine]", "PortGave: no torch tensor", "mine")
     theirs = failed("suites/parity/test_checkpoint.py::test_diffusers_reads[flax]", "AssertionError")
@@ -127,8 +138,8 @@ def test_the_terminal_says_each_cause_once_whichever_suites_it_shows_in():
                 explains=number, command=f"twinvae diagnose {cause}")
         for cause, number in (("tiles", 1), ("doubled", 3))
     )  # fmt: skip
-    failing = Finding(kind="failure", cause="test_x", headline="test_x: shapes differ")
-    lines = terminal_lines([failing, tiles, doubled, doubled.model_copy(update={"explains": 4})])
+    test = Finding(kind="failure", cause="test_x", headline="test_x: shapes differ")
+    lines = terminal_lines([test, tiles, doubled, doubled.model_copy(update={"explains": 4})])
     assert lines == [
         "  1. In decode, tiles. (1 value or test)", "     a", "     b", "     $ twinvae diagnose tiles",
         "  2. In decode, doubled. (7 values and tests)", "     a", "     b", "     $ twinvae diagnose doubled",

@@ -45,7 +45,8 @@ class Finding(BaseModel):
 
     def is_about(self, key: Key) -> bool:
         """Whether a value of a whole model may be off because of it."""
-        if key.backend != self.backend or not key.preset or (self.tiled and key.suite != "tiling"):
+        whole = key.preset or key.case.startswith("settings")  # whose configs are others than a preset's
+        if key.backend != self.backend or not whole or (self.tiled and key.suite != "tiling"):
             return False
         if self.about:
             return key.case.startswith(self.about)
