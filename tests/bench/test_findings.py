@@ -114,6 +114,21 @@ def test_a_cause_explains_whole_models_of_other_configs_and_no_layer_alone():
     assert (first.finding.cause, first.verdicts, second.verdicts) == ("odd", (of_settings,), (of_a_layer,))
 
 
+def test_what_a_port_did_is_said_once_whichever_tests_it_did_it_in():
+    tests = ("suites/parity/test_vae.py::test_x[mine]", "suites/frames/test_counts.py::test_y[mine-1]",
+             "suites/frames/test_counts.py::test_y[mine-2]")  # fmt: skip
+    raised = "decode raised OSError: no card (mine.py, line 3, in decode)"
+    broken = [failed(test, f"PortRaised: {raised}", "mine") for test in tests]
+    other = failed("suites/parity/test_vae.py::test_x[mine]", "PortGave: encode returned None", "mine")
+    first, second = find([], [*broken, other])
+    assert (first.finding.headline, first.failures) == (f"PortRaised: {raised}", tuple(broken))
+    assert first.finding.evidence == ("In test_x, test_y.",)
+    assert second.failures == (other,)
+    said = Finding(kind="raises", cause="decode raises", headline=f"decode fails: {raised}", backend="mine")
+    first, second = find([], [other, *broken], [said])
+    assert (first.finding.cause, first.failures, second.failures) == ("decode raises", tuple(broken), (other,))
+
+
 def test_what_is_about_pipelines_or_checkpoints_alone_takes_their_values_and_tests_and_no_others():
     of_pipeline, of_decode = (
         failing(f"suites/parity/test_{file}.py::test_x", case=case, preset="tiny")

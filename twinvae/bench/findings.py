@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from twinvae.bench.places import alone
 from twinvae.bench.records import Failure, Key
 from twinvae.bench.verdicts import DTYPES, Verdict, number
+from twinvae.tensors import some
 
 # A signature, a block or a layer says what is wrong; the others say where to look.
 Kind = Literal["signature", "raises", "block", "layer", "outside", "failure", "value", "missing"]
@@ -155,10 +156,12 @@ def find(
     while broken:
         first = broken[0]
         alike = [f for f in broken if _alike(f) == _alike(first)]
+        tests, of_port = list(dict.fromkeys(_function(f.test) for f in alike)), _of_port(first)
         take(
             Finding(
-                kind="failure", cause=_function(first.test), backend=first.backend,
-                headline=f"{_function(first.test)}: {first.message}", command=first.rerun,
+                kind="failure", cause=first.message if of_port else tests[0], backend=first.backend,
+                headline=first.message if of_port else f"{tests[0]}: {first.message}", command=first.rerun,
+                evidence=(f"In {some(tests)}.",) if of_port else (),
             ),
             [], alike,
         )  # fmt: skip
@@ -209,6 +212,8 @@ def _of_operation(failure: Failure, finding: Finding) -> bool:
         return False
     if finding.about:
         return f"/test_{finding.about}.py" in failure.test
+    if finding.kind == "raises":
+        return finding.headline.partition(" fails: ")[2] in failure.message
     if not failure.message.startswith("shapes differ"):
         return False
     if "test_layers" in failure.test or (finding.tiled and "/tiling/" not in failure.test):
@@ -233,7 +238,12 @@ def _function(test: str) -> str:
 
 
 def _alike(failure: Failure) -> tuple[str, ...]:
-    return failure.backend, _function(failure.test), failure.message
+    return failure.backend, "" if _of_port(failure) else _function(failure.test), failure.message
+
+
+def _of_port(failure: Failure) -> bool:
+    """Whether its message is about what a port did, whichever test it did it in (see `twinvae.port.errors`)."""
+    return failure.message.startswith(("PortRaised: ", "PortGave: ", "PortEnded: ", "PortTimedOut: "))
 
 
 def _command(verdicts: Sequence[Verdict], failures: Sequence[Failure], options: Sequence[str]) -> str:

@@ -66,7 +66,7 @@ class Port:
         self.kind, self.facts, self.takes = opened["kind"], opened["facts"], set(opened["takes"])
         self.found: Finding | None = None
         self._layers: set[tuple[int, int]] = set()  # generations of the process and numbers of layers that it has
-        self._folders: dict[str, tempfile.TemporaryDirectory[str]] = {}
+        self._folders: dict[tuple[str, str], tempfile.TemporaryDirectory[str]] = {}
         self._checked_facts()
 
     def _checked_facts(self) -> None:
@@ -197,10 +197,11 @@ class Port:
 
     def _folder(self, config: VAEConfig, tensors: Tensors, checkpoint: str) -> Path:
         """A diffusers folder with these tensors, for builders that read one."""
-        if checkpoint not in self._folders:
-            self._folders[checkpoint] = tempfile.TemporaryDirectory(prefix="twinvae-")
-            write_checkpoint(Path(self._folders[checkpoint].name), config, tensors)
-        return Path(self._folders[checkpoint].name)
+        key = checkpoint, config.model_dump_json()  # the same tensors may be of several configs
+        if key not in self._folders:
+            self._folders[key] = tempfile.TemporaryDirectory(prefix="twinvae-")
+            write_checkpoint(Path(self._folders[key].name), config, tensors)
+        return Path(self._folders[key].name)
 
     def load_layer(
         self, class_name: str, init: dict[str, Any], tensors: dict[str, np.ndarray], *, dtype: str, jit: bool

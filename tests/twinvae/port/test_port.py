@@ -103,6 +103,20 @@ def make({arguments}):
     assert twinvae.load(name, weights=str(folder)).decode(LATENTS).max() == expected
 
 
+def test_the_same_tensors_of_another_config_are_another_folder(tmp_path):
+    more = """
+def make(path):
+    import json
+    return Mine(json.load(open(path + "/config.json"))["act_fn"] == "mish")
+"""
+    port, config = Port(written(tmp_path, CLASS + more)), twinvae.PRESETS["tiny"]
+    tensors = seeded_tensors(config, 0)
+    for act_fn in ("silu", "mish", "silu"):
+        other = config.model_copy(update={"act_fn": act_fn})
+        vae = port.load(other, tensors, dtype="float32", jit=True, checkpoint="the same")
+        assert vae.decode(LATENTS).max() == (act_fn == "mish")
+
+
 WRAPPER = """
     def as_diffusers(self): return Wrapper(self)
     def save_pretrained(self, folder): open(folder + "/saved", "w")

@@ -206,13 +206,13 @@ def _of_broken(
     groups: dict[str, list[Case]] = {}
     for case, message in broken:
         groups.setdefault(message.splitlines()[0], []).append(case)
-    works = f" It works with: {'; '.join(one.case.name for one in observed)}." if observed else ""
+    works = f" It works with: {some([one.case.name for one in observed], '; ')}." if observed else ""
     return [
         (
             Finding(
                 kind="raises", cause=f"{operation} raises", operations=(operation,), explains=len(cases),
                 headline=f"{operation} fails: {message}",
-                evidence=(f"With: {'; '.join(case.name for case in cases)}.{works}",),
+                evidence=(f"With: {some([case.name for case in cases], '; ')}.{works}",),
             ),
             cases[0],
         )
