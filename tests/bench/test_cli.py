@@ -202,6 +202,7 @@ def test_the_command_a_test_is_run_alone_with_is_of_the_wheel_where_there_is_no_
     assert alone(ONE, options) == f"pytest '{ONE}' --backend=flax --dtype=float32"
     monkeypatch.setattr("twinvae.bench.places.CHECKOUT", None)
     assert alone(ONE, options) == f"twinvae check flax --dtype=float32 -- '{ONE}'"
+    assert alone(ONE, ["--outputs=cases"]) == f"twinvae check --outputs=cases -- '{ONE}'"
 
 
 def test_the_baselines_lie_beside_the_suites_and_backends_come_from_entry_points():

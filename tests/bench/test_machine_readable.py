@@ -22,7 +22,7 @@ RUNS = {
     "right": (RECORDS, {}, (f"{len(RECORDS)} values agree", "brightgreen"), False),
     "a part": (RECORDS, {"complete": False}, (f"{len(RECORDS)} values agree, in part", "yellowgreen"), False),
     "wrong": (broken(RECORDS, "decoder.conv_in"), {}, (f" of {len(RECORDS)} values fail", "red"), True),
-    "a test fails": (RECORDS, {"extra": fails}, ("1 tests fail", "red"), True),
+    "a test fails": (RECORDS, {"extra": fails}, ("1 test fails", "red"), True),
     "nothing": ([], {}, ("nothing measured", "lightgrey"), False),
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twinvae.bench.files import write_whole
+from twinvae.bench.findings import many
 from twinvae.bench.pages import Judged, headline
 from twinvae.bench.verdicts import counts
 
@@ -44,7 +45,10 @@ def badge(suites: Sequence[Judged]) -> dict[str, Any]:
     tests = sum(len(judged.data.failures) for judged in suites)
     whole = all(judged.data.complete for judged in suites)
     if failing or tests:
-        message, colour = f"{failing} of {values} values fail" if failing else f"{tests} tests fail", "red"
+        message, colour = (
+            f"{failing} of {values} values fail" if failing else f"{many(tests, 'test')} fail{'s' * (tests == 1)}",
+            "red",
+        )
     elif not values:
         message, colour = "nothing measured", "lightgrey"
     else:

@@ -10,9 +10,10 @@ import signal
 import sys
 from argparse import BooleanOptionalAction
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from twinvae.bench import debugging, provenance
 from twinvae.bench.aot.compilers import chip_of, missing
 from twinvae.bench.baselines import Baseline, baseline_path, read_baseline
 from twinvae.bench.clips import read_clip
-from twinvae.bench.diagnosis.diagnose import SECONDS
-from twinvae.bench.diagnosis.run import diagnose_backend
+from twinvae.bench.diagnosis.diagnose import SECONDS, Diagnosis
+from twinvae.bench.diagnosis.run import diagnose_backend, diagnose_outputs
 from twinvae.bench.models import TRAINED
 from twinvae.bench.options import OPTIONS, Model, Options, check_clip
 from twinvae.bench.pages import many
@@ -400,22 +401,26 @@ def _diagnose(config: pytest.Config, options: Options, suites: tuple[str, ...]) 
     say = config.pluginmanager.get_plugin("terminalreporter")
     folder = options.report_dir / options.platform / "records"
     judged = judge_suites(options.report_dir, options.baseline_dir, options.platform, suites)
-    for backend in options.backends:
-        label = label_of(backend)
+    for label, diagnose in _subjects(options).items():
         ours = [one for one in judged if one.suite in suites]
         whole = any(v.failing and v.key.backend == label and v.key.preset for one in ours for v in one.verdicts)
         if not whole and not any(f.backend == label for one in ours for f in one.data.failures):
             continue
         say.write_line(f"\n{label}: looking for causes, up to {SECONDS:g} s")
         try:
-            found = diagnose_backend(
-                backend, options.models[0], named=options.names_models, seed=options.seed,
-                say=lambda finding: say.write_line(f"  found: {finding.headline}"),
-            )  # fmt: skip
+            found = diagnose(say=lambda finding: say.write_line(f"  found: {finding.headline}"))
         except (OSError, ValueError) as error:
             say.write_line(f"  {error}")
         else:
             write_diagnosis(folder, label, found.findings, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _subjects(options: Options) -> dict[str, Callable[..., Diagnosis]]:
+    """What can be diagnosed, by its name in records."""
+    if options.outputs:
+        return {options.outputs.label: partial(diagnose_outputs, options.outputs)}
+    given = {"named": options.names_models, "seed": options.seed}
+    return {label_of(name): partial(diagnose_backend, name, options.models[0], **given) for name in options.backends}
 
 
 def is_complete(files: set[Path], held: Mapping[Path, set[str]], tried: set[str]) -> bool:

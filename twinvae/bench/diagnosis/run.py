@@ -1,16 +1,18 @@
-"""A backend put through a diagnosis: installed, or a port's file."""
+"""Who is put through a diagnosis: a backend that is installed, a port's file, or outputs that were made elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from twinvae.bench.cases import Outputs
 from twinvae.bench.diagnosis.diagnose import SECONDS, Diagnosis, diagnose
-from twinvae.bench.diagnosis.experiments import CASES, Case, subject_of
+from twinvae.bench.diagnosis.experiments import CASES, Case, Subject, subject_of
 from twinvae.bench.diagnosis.saved import NAME as SAVED
 from twinvae.bench.diagnosis.saved import of_saved
 from twinvae.bench.diagnosis.wrapper import NAME as WRAPPER
@@ -78,3 +80,28 @@ def diagnose_backend(
             findings=(*found.findings, *more), tried=found.tried + len(looks),
             seconds=(first if found.findings else first + spent, whole + spent),
         )  # fmt: skip
+
+
+def diagnose_outputs(
+    outputs: Outputs, *, seconds: float = SECONDS, say: Callable[[Finding], None] = lambda finding: None
+) -> Diagnosis:
+    """Find out the same of outputs that were made elsewhere: there are no experiments but those."""
+    clips = {case.name: case.clip for case in outputs.cases}
+    channels = {"encode": 2 * outputs.model.config.latent_channels, "decode": outputs.model.config.out_channels}
+
+    class Exported(Case):
+        def clip(self, config: VAEConfig, seed: int) -> np.ndarray:
+            return clips[self.name]
+
+    given = [case for case in outputs.cases if case.name in outputs.arrays]
+    cases = [
+        Exported(case.name, case.operation, case.clip.shape[:4]) for case in given
+        if outputs.arrays[case.name].shape[-1:] == (channels[case.operation],)  # of a mean alone nothing is known
+    ]  # fmt: skip
+
+    def answer(operation: str) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda clip: outputs.arrays[f"{operation}-{'x'.join(map(str, clip.shape[:4]))}"]
+
+    elsewhere = SimpleNamespace(encode=answer("encode"), decode=answer("decode"))
+    subject = Subject(elsewhere, outputs.model.config, outputs.model.tensors(), dtype=outputs.dtype)
+    return diagnose(subject, outputs.label, cases=cases, seconds=seconds, say=say)
