@@ -43,21 +43,12 @@ def stated(folder: Path) -> str:
 def test_right_outputs_pass_and_a_wrong_one_is_told_by_its_case(exported, outputs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_file(outputs, exported / "outputs.safetensors", metadata={"digest": stated(exported)})
-    check = [
-        "check",
-        "--outputs",
-        str(exported),
-        "--platform",
-        "cpu",
-        "--report-dir",
-        "out",
-        "--",
-        "-q",
-        "--no-diagnose",
-    ]
+    options = ["--outputs", str(exported), "--platform", "cpu", "--report-dir", "out"]
+    check = ["check", *options, "--", "-q", "--no-diagnose"]
     assert main(check) == 0, capsys.readouterr()
     data = read_run(tmp_path / "out" / "cpu" / "records" / "parity.jsonl")
     assert {record.backend for record in data.records} == {"elsewhere"}
+    assert "elsewhere" in data.run.selection.backends  # whose findings are shown
     cases = cases_of(Model.of_preset("tiny", 3), "float64", 3)
     assert {record.shape for record in data.records} == {"x".join(map(str, case.clip.shape)) for case in cases}
     assert json.loads((tmp_path / "out" / "cpu" / "verdict.json").read_text())["failed"] is False

@@ -45,10 +45,8 @@ def badge(suites: Sequence[Judged]) -> dict[str, Any]:
     tests = sum(len(judged.data.failures) for judged in suites)
     whole = all(judged.data.complete for judged in suites)
     if failing or tests:
-        message, colour = (
-            f"{failing} of {values} values fail" if failing else f"{many(tests, 'test')} fail{'s' * (tests == 1)}",
-            "red",
-        )
+        failed = f"{failing} of {values} values fail" if failing else many(tests, "test fails", "tests fail")
+        message, colour = failed, "red"
     elif not values:
         message, colour = "nothing measured", "lightgrey"
     else:

@@ -209,7 +209,7 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
         weights=options.weights,
         clip=options.clip_label,
         selection=Selection(
-            backends=tuple(map(label_of, options.backends)),
+            backends=(*map(label_of, options.backends), *([options.outputs.label] if options.outputs else [])),
             modes=options.modes,
             dtypes=options.dtypes,
             presets=presets_of(options, own),
