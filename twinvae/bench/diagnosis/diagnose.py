@@ -69,12 +69,18 @@ def diagnose(
     left_out: list[str] = []
     tried = 0
     confirmed: dict[Any, list[tuple[Operation, Confirmed]]] = {}
+    said: dict[str, float] = {}  # when each cause was said, once for both operations
+
+    def tell(finding: Finding) -> float:
+        what = finding.cause if finding.kind == "signature" else finding.headline
+        if what not in said:
+            said[what] = clock() - began
+            say(finding.model_copy(update={"backend": name}))
+        return said[what]
 
     def add(finding: Finding, case: Case | None) -> None:
         alone = f"{command} --case '{case.name}'" if command and case else command
-        finding = finding.model_copy(update={"backend": name, "command": alone})
-        found.append((clock() - began, finding))
-        say(finding)
+        found.append((tell(finding), finding.model_copy(update={"backend": name, "command": alone})))
 
     for index, operation in enumerate(OPERATIONS):
         until = began + seconds * (index + 1) / len(OPERATIONS)
@@ -96,7 +102,9 @@ def diagnose(
             add(finding, case)
         if not observed:
             continue
-        search, coarse = _searched(observed, subject.dtype, until, clock)
+        search, coarse = _searched(
+            observed, subject.dtype, until, clock, lambda one, which=operation: tell(_of_signature(which, one))
+        )
         if coarse:
             add(_of_rounding(operation, search, coarse), observed[0].case)
         for one in search.confirmed:
@@ -143,16 +151,20 @@ def _observe(subject: Subject, case: Case, seed: int) -> Observed:
 
 
 def _searched(
-    observed: Sequence[Observed], dtype: str, until: float, clock: Callable[[], float]
+    observed: Sequence[Observed],
+    dtype: str,
+    until: float,
+    clock: Callable[[], float],
+    say: Callable[[Confirmed], None],
 ) -> tuple[Search, float]:
     """A search to what rounding leaves; where nothing agrees with it, one to what float32 leaves, and how much that is.
 
     A port that computes in float32 somewhere agrees nowhere in float64, whatever else is wrong with it.
     """
     bar = ROUNDING["float32" if observed[0].parts[OUTPUT].dtype == np.float32 else dtype]
-    search = Search(observed, bar, until, clock)
+    search = Search(observed, bar, until, clock, say)
     if bar == ROUNDING["float64"] and not any(search.agrees_anywhere()):
-        coarse = Search(observed, ROUNDING["float32"], until, clock)
+        coarse = Search(observed, ROUNDING["float32"], until, clock, say)
         if any(coarse.agrees_anywhere()):
             coarse.run()
             if errors := coarse.errors():  # some case is explained whole, but for that rounding
