@@ -20,7 +20,8 @@ arrays = "torch"  # what encode and decode are given: "jax", "numpy" or "torch"
 
 
 def make(folder, dtype):
-    """Build the port. Arguments are filled by their names: config, tensors (by diffusers' names), folder, dtype, jit.
+    """Build the port. Arguments are filled by their names: config, tensors (by diffusers' names), folder, dtype, jit;
+    folder is one that diffusers writes, also in shards, and with an argument `variant` also as a variant.
 
     A port that builds nothing has functions encode and decode instead, and says which checkpoint it is of:
     weights = "a diffusers folder or hub id".
