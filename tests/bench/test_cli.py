@@ -11,7 +11,7 @@ from rich.table import Table
 
 from twinvae import __main__, registry
 from twinvae.bench import checking, cli
-from twinvae.bench.checking import suite_options
+from twinvae.bench.checking import run_suites, suite_options
 from twinvae.bench.cli import main
 from twinvae.bench.options import NAMES
 from twinvae.bench.places import BASELINES, ROOT, SUITES, alone
@@ -195,6 +195,14 @@ def test_an_extra_s_packages_are_those_of_the_extras_in_it_as_well(monkeypatch):
     wanted = ["twinvae[stages]; extra == 'suites'", "nor-this; extra == 'stages'"]
     monkeypatch.setattr(__main__, "requires", lambda name: wanted)
     assert __main__.missing("suites") == ["nor-this"]
+
+
+def test_tracebacks_are_shown_of_tests_that_are_named(monkeypatch):
+    given = []
+    monkeypatch.setattr(checking.pytest, "main", lambda arguments: given.append(arguments) or 0)
+    for more in ([], ["suites/parity/test_outputs.py"], [ONE]):
+        run_suites(["parity"], {}, more)
+    assert ["--tb=no" in arguments for arguments in given] == [True, True, False]
 
 
 def test_the_command_a_test_is_run_alone_with_is_of_the_wheel_where_there_is_no_checkout(monkeypatch):

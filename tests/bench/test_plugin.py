@@ -20,6 +20,7 @@ from twinvae.bench.clips import synthetic_clip
 from twinvae.bench.plugin import is_complete, presets_of
 from twinvae.bench.records import read_run
 from twinvae.capabilities import CAPABILITIES, SHOWN_BY
+from twinvae.port.errors import PortRaised
 
 ROOT = Path(__file__).parents[2]
 SUITE = ROOT / "suites" / "parity"
@@ -434,6 +435,15 @@ def test_what_a_backend_does_not_say_that_it_can_is_not_judged(monkeypatch):
     assert plugin.lacks(needing("port")) == plugin.lacks(needing(None, "stream")) == []
     with pytest.raises(pytest.UsageError, match=r"needs\(\) has no teleport"):
         plugin.lacks(needing("flax", "teleport"))
+
+
+def test_what_goes_wrong_in_a_port_is_said_once_and_in_a_line():
+    with (
+        pytest.raises(pytest.fail.Exception, match="^PortRaised: no card$") as raised,
+        plugin.port_speaks(needing("x")),
+    ):
+        raise PortRaised("no card")
+    assert raised.value.__suppress_context__
 
 
 def test_what_was_not_judged_is_counted_by_backend_and_reason(monkeypatch):

@@ -413,6 +413,10 @@ GOES_WRONG = {
     "gives a list": ("return [1, 2]", r"PortGave: decode returned a list of 2 \(int, int\)"),
     "gives complex": ("return decode_(x) * 1j", r"PortGave: decode returned complex64: expected floats"),
     "gives bytes": ("return decode_(x).astype(np.uint8)", r"PortGave: decode returned uint8: expected floats"),
+    "gives what cannot be read": (
+        "return type('Deleted', (), {'shape': (1,), 'dtype': 'f4', 'ndim': 1, '__array__': lambda *_, **__: 1 / 0})()",
+        r"PortGave: decode returned an array that cannot be read: division by zero",
+    ),
     "hangs": ("import time; time.sleep(60)", r"PortTimedOut: decode took longer than 0\.5 s"),
     "hangs where no signal comes in": (
         "import signal, time; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); time.sleep(60)",
