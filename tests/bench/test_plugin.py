@@ -438,12 +438,9 @@ def test_what_a_backend_does_not_say_that_it_can_is_not_judged(monkeypatch):
 
 
 def test_what_goes_wrong_in_a_port_is_said_once_and_in_a_line():
-    with (
-        pytest.raises(pytest.fail.Exception, match="^PortRaised: no card$") as raised,
-        plugin.port_speaks(needing("x")),
-    ):
+    with pytest.raises(pytest.fail.Exception) as raised, plugin.port_speaks(needing("x")):
         raise PortRaised("no card")
-    assert raised.value.__suppress_context__
+    assert (str(raised.value), raised.value.__suppress_context__) == ("PortRaised: no card", True)
 
 
 def test_what_was_not_judged_is_counted_by_backend_and_reason(monkeypatch):

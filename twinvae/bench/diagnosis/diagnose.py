@@ -155,7 +155,7 @@ def _searched(
     dtype: str,
     until: float,
     clock: Callable[[], float],
-    say: Callable[[Confirmed], None],
+    say: Callable[[Confirmed], Any],
 ) -> tuple[Search, float]:
     """A search to what rounding leaves; where nothing agrees with it, one to what float32 leaves, and how much that is.
 

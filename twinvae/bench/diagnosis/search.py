@@ -83,7 +83,7 @@ class Search:
         bar: float,
         until: float,
         clock: Callable[[], float] = time.monotonic,
-        say: Callable[[Confirmed], None] = lambda confirmed: None,
+        say: Callable[[Confirmed], Any] = lambda confirmed: None,
     ):
         self.observed, self.bar, self._until, self._clock, self._say = list(observed), bar, until, clock, say
         self.confirmed: list[Confirmed] = []
