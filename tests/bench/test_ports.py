@@ -11,9 +11,10 @@ import pytest
 
 import suites.conftest  # noqa: F401, whose fixtures the suite that is made up below takes
 from tests.twinvae.port.made_up import CLASS, written
-from twinvae.bench import PLUGINS, options, places, plugin
+from twinvae.bench import PLUGINS, options, places, plugin, ports
 from twinvae.bench.cli import main
-from twinvae.bench.ports import other_range
+from twinvae.bench.models import TRAINED, Model
+from twinvae.bench.ports import other_range, taken_by
 from twinvae.bench.records import RunData, read_run
 from twinvae.registry import backend_module
 
@@ -241,6 +242,22 @@ def test_a_new_port_is_a_template_whose_wrapper_saver_and_loader_are_judged_and_
     assert main(["new-port", str(tmp_path / "port")]) == 2
     assert "ends in .py" in capsys.readouterr().err
     assert path.read_text() == "mine"
+
+
+def test_a_builder_that_refuses_an_architecture_is_not_judged_on_any(tmp_path, monkeypatch):
+    more = """
+def make(path):
+    import json
+    assert json.load(open(path + "/config.json"))["latent_channels"] == 40, "of one architecture"
+    return Mine(1)
+"""
+    monkeypatch.setattr(ports, "_beside_the_reference", lambda vae, model: (0.0, ""))  # which takes seconds
+    models = [Model.of_preset("tiny", 0), TRAINED]
+    taken = taken_by(written(tmp_path, CLASS + more), models, True, ("float32",), None, 0)
+    assert taken.models == (TRAINED,)
+    assert any("not judged on tiny" in note and "of one architecture" in note for note in taken.notes)
+    assert "of one architecture: judged on small" in taken.notes
+    assert "config" not in backend_module(str(tmp_path / "mine.py")).CAPABILITIES
 
 
 RANGES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +79,8 @@ def taken_by(
     if not built:
         raise ValueError("; ".join(notes))
     found = port.probed()
+    if notes:  # a folder of any config can be handed over, and not every one was taken
+        found = port.found = replace(found, capabilities=found.capabilities - {"config"})
     seconds, words = _beside_the_reference(found.vae, built[0])
     port.budget.call = limit or max(port.budget.call, SLOWER * seconds)
     port.budget.restart()
