@@ -315,7 +315,8 @@ def test_of_a_port_nothing_without_a_limit_is_kept_beside_what_is_known_of_its_o
         healthy = updated(None, write_run(tmp_path, seams, run))
         accepted = updated(healthy, write_run(tmp_path, [*broken, *seams], run), {broken[0].key}, known)
         assert {entry.operation for entry in accepted.entries if entry.case == "seams"} == expected
-        assert accepted.by_key[broken[1].key].known == known
+        assert accepted.by_key[broken[0].key].known == known
+        assert (broken[1].key in accepted.by_key) == (not alone)
 
 
 def test_what_is_known_is_kept_in_the_file_with_its_reason_and_owner(tmp_path):

@@ -151,7 +151,7 @@ def updated(old: Baseline | None, data: RunData, broken: Collection[Key] = (), k
     beside = set()
     if known is not None and selection.ports_alone:
         near = {(key.backend, key.operation) for key in broken}
-        free = {record.key for record in data.records if record.limit is None and record.key not in tainted}
+        free = {record.key for record in data.records if record.limit is None}
         beside = {key for key in free if (key.backend, key.operation) in near}
     measured = {record.key: stored(record) for record in data.records if record.key not in unsure | beside}
     kept: dict[Key, Entry] = {}
