@@ -8,6 +8,7 @@ from typing import Any
 from twinvae.config import PRESETS, VAEConfig, preset_config
 from twinvae.interface import ConvCache, FrameStream, VideoVAE
 from twinvae.plan import Plan
+from twinvae.port import Port
 from twinvae.posterior import Posterior
 from twinvae.registry import Layer, backend_module, backends
 
@@ -60,7 +61,7 @@ def load(
         FileNotFoundError, OSError: files that are missing or cannot be read.
     """
     from twinvae.arrays import checked_dtype
-    from twinvae.checkpoint import fingerprint, read_checkpoint
+    from twinvae.checkpoint import fingerprint, local_folder, read_checkpoint
     from twinvae.pretrained import preset_tensors
     from twinvae.sizes import parse_size
 
@@ -73,7 +74,10 @@ def load(
         tensors = preset_tensors(preset, seed)
     else:
         config, tensors = _on_each_host(partial(read_checkpoint, weights, subfolder), mesh)
-    vae = module.load(config, tensors, dtype=dtype, jit=jit, checkpoint=fingerprint(tensors))
+    loads = module.load
+    if weights is not None and isinstance(module, Port):  # its own loader is given the folder itself
+        loads = partial(module.load, folder=local_folder(weights, subfolder))
+    vae = loads(config, tensors, dtype=dtype, jit=jit, checkpoint=fingerprint(tensors))
     if memory_budget is not None:
         set_budget = getattr(vae, "set_memory_budget", None)
         if set_budget is None:

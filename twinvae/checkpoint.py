@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +42,7 @@ def read_checkpoint(source: str | Path, subfolder: str | None = None) -> tuple[V
         OSError: a file that cannot be read or is damaged, or a hub that cannot be reached.
         ValueError: a config of another class, or tensors that do not fit it.
     """
-    folder = _local_folder(source, subfolder)
+    folder = local_folder(source, subfolder)
     config = VAEConfig.from_file(folder / CONFIG_FILE)
     tensors = stored_tensors(folder)
     _check(config, tensors)
@@ -86,7 +87,13 @@ def _check(config: VAEConfig, tensors: Mapping[str, Described]) -> None:
     check_tensors(tensor_shapes(config), tensors, "their config", advice)
 
 
-def _local_folder(source: str | Path, subfolder: str | None) -> Path:
+def local_folder(source: str | Path, subfolder: str | None = None) -> Path:
+    """The folder that holds config and weights, fetched from the hub where it is none of this machine's.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        OSError: a hub that cannot be reached.
+    """
     folder = Path(source).expanduser()
     if not folder.is_dir():
         folder = _downloaded(source, subfolder)
@@ -142,6 +149,14 @@ def _weights_file(folder: Path, weights_file: str) -> Path:
             f"{some([path.name for path in found])}. Keep the wanted one alone in a folder"
         )
     return found[0]
+
+
+def variant_of(folder: Path) -> str | None:
+    """What diffusers' `from_pretrained` has to be told of a folder: the variant that alone is there, such as "fp16"."""
+    name = _weights_file(folder, WEIGHTS_FILE).name
+    stem = Path(WEIGHTS_FILE).stem
+    found = re.fullmatch(rf"{stem}\.(?:safetensors\.index\.)?(.+)\.(?:safetensors|json)", name)
+    return found[1] if found and found[1] != "safetensors.index" else None
 
 
 def _no_weights(folder: Path, weights_file: str) -> str:

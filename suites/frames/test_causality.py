@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from suites.frames.bars import REACH
-from twinvae.bench.bars import hold
+from twinvae.bench.bars import check_shapes, hold
 from twinvae.bench.halves import label, output_batches, whole
 from twinvae.frames import frame_batches
 from twinvae.registry import REFERENCE
@@ -35,6 +35,7 @@ def test_a_frame_reaches_its_own_frame_batch_and_later_ones_but_none_before(
     np.testing.assert_array_equal(of_diffusers > 0, expected, err_msg="the rule is not diffusers' own")
 
     found = changes(vae, operation, clip, size)
+    check_shapes({"frames in and out": found}, {"frames in and out": expected})
     pairs = {"later frames that reach earlier batches": np.count_nonzero((found > 0) & ~expected),
              "earlier frames that do not reach on": np.count_nonzero((found == 0) & expected)}  # fmt: skip
     hold(record, REACH, pairs, case, operation=operation)

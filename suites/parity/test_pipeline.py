@@ -122,7 +122,7 @@ def backend_vae(backend: str, mode: str, dtype: str, folder: Path) -> Any:
     return twinvae.load(backend, weights=str(folder), dtype=dtype, jit=mode == "jit").as_diffusers()
 
 
-@pytest.mark.needs("house")
+@pytest.mark.needs("pipeline", "config")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.only(mode=("jit",), dtype=("float32",))
 def test_a_pipeline_gives_the_video_of_diffusers_vae(name, backend, mode, dtype, folder, once, record):

@@ -16,7 +16,7 @@ from suites.parity.sessions import HALVES, START, TILINGS, TOGETHER, Session
 from twinvae.bench.bars import hold
 
 pytestmark = [
-    pytest.mark.needs("weights", "config", "shapes", "tiling", "slicing", "stream"),
+    pytest.mark.needs("weights", "config", "shapes", "tiling", "slicing", "stream", "house"),
     pytest.mark.only(mode=("jit",), dtype=("float64",)),
 ]
 EXAMPLES, STEPS = 8, 10  # sessions, and steps of each

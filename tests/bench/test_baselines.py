@@ -305,6 +305,20 @@ def test_a_value_without_a_limit_is_not_agreed_on_while_its_neighbours_are_past_
                         ("decode", "ssim"): None}  # fmt: skip
 
 
+def test_of_a_port_nothing_without_a_limit_is_kept_beside_what_is_known_of_its_operation(tmp_path):
+    seams = [Record(suite="parity", case="seams", operation=o, metric="mae", value=0.1) for o in ("encode", "decode")]
+    seams, broken = ([one.model_copy(update={"backend": "mine"}) for one in some] for some in (seams, BROKEN))
+    known = Known(reason="pooling is reshaped", owner="kim")
+    for alone, expected in ((False, {"encode", "decode"}), (True, {"decode"})):
+        selection = RUN.selection.model_copy(update={"ports_alone": alone, "backends": ("mine",)})
+        run = RUN.model_copy(update={"selection": selection})
+        healthy = updated(None, write_run(tmp_path, seams, run))
+        accepted = updated(healthy, write_run(tmp_path, [*broken, *seams], run), {broken[0].key}, known)
+        assert {entry.operation for entry in accepted.entries if entry.case == "seams"} == expected
+        assert accepted.by_key[broken[0].key].known == known
+        assert (broken[1].key in accepted.by_key) == (not alone)
+
+
 def test_what_is_known_is_kept_in_the_file_with_its_reason_and_owner(tmp_path):
     known = Known(reason="pooling is reshaped", owner="kim")
     path = tmp_path / "parity.json"

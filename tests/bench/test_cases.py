@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import twinvae
-from twinvae.bench.cases import cases_of, digest, read_outputs
+from twinvae.bench.cases import Outputs, cases_of, digest, read_outputs
 from twinvae.bench.cli import main
+from twinvae.bench.diagnosis.run import diagnose_outputs
 from twinvae.bench.models import Model
 from twinvae.bench.records import read_run
 from twinvae.checkpoint import read_checkpoint
@@ -42,10 +43,12 @@ def stated(folder: Path) -> str:
 def test_right_outputs_pass_and_a_wrong_one_is_told_by_its_case(exported, outputs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_file(outputs, exported / "outputs.safetensors", metadata={"digest": stated(exported)})
-    check = ["check", "--outputs", str(exported), "--platform", "cpu", "--report-dir", "out", "--", "-q"]
+    options = ["--outputs", str(exported), "--platform", "cpu", "--report-dir", "out"]
+    check = ["check", *options, "--", "-q", "--no-diagnose"]
     assert main(check) == 0, capsys.readouterr()
     data = read_run(tmp_path / "out" / "cpu" / "records" / "parity.jsonl")
     assert {record.backend for record in data.records} == {"elsewhere"}
+    assert "elsewhere" in data.run.selection.backends  # whose findings are shown
     cases = cases_of(Model.of_preset("tiny", 3), "float64", 3)
     assert {record.shape for record in data.records} == {"x".join(map(str, case.clip.shape)) for case in cases}
     assert json.loads((tmp_path / "out" / "cpu" / "verdict.json").read_text())["failed"] is False
@@ -60,6 +63,18 @@ def test_right_outputs_pass_and_a_wrong_one_is_told_by_its_case(exported, output
     assert set(failed) == {"decode-1x3x2x3]", "decode-1x7x2x3]"}
     assert "no array 'decode-1x7x2x3'" in failed["decode-1x7x2x3]"]
     (exported / "outputs.npz").unlink()
+
+
+def test_outputs_are_searched_for_causes_as_a_port_is(exported, outputs, tmp_path):
+    wrong = {name: array.clip(-1, 1) if name.startswith("decode") else array for name, array in outputs.items()}
+    wrong["encode-1x1x16x24"] = outputs["encode-1x1x16x24"][..., :4]  # of a mean alone nothing is known
+    del wrong["decode-2x3x2x3"]
+    cases = cases_of(Model.of_preset("tiny", 3), "float64", 3)
+    found = diagnose_outputs(Outputs("elsewhere", Model.of_preset("tiny", 3), "float64", cases, wrong), seconds=60)
+    (finding,) = found.findings
+    assert (finding.backend, finding.operations, finding.command) == ("elsewhere", ("decode",), "")
+    assert finding.headline.startswith("In decode, video is clipped to [-1, 1]")
+    assert found.tried == len(cases) - 2
 
 
 def test_the_digest_tells_apart_every_input_and_the_checkpoint():

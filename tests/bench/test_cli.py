@@ -11,7 +11,7 @@ from rich.table import Table
 
 from twinvae import __main__, registry
 from twinvae.bench import checking, cli
-from twinvae.bench.checking import suite_options
+from twinvae.bench.checking import run_suites, suite_options
 from twinvae.bench.cli import main
 from twinvae.bench.options import NAMES
 from twinvae.bench.places import BASELINES, ROOT, SUITES, alone
@@ -197,11 +197,20 @@ def test_an_extra_s_packages_are_those_of_the_extras_in_it_as_well(monkeypatch):
     assert __main__.missing("suites") == ["nor-this"]
 
 
+def test_tracebacks_are_shown_of_tests_that_are_named(monkeypatch):
+    given = []
+    monkeypatch.setattr(checking.pytest, "main", lambda arguments: given.append(arguments) or 0)
+    for more in ([], ["suites/parity/test_outputs.py"], [ONE]):
+        run_suites(["parity"], {}, more)
+    assert ["--tb=no" in arguments for arguments in given] == [True, True, False]
+
+
 def test_the_command_a_test_is_run_alone_with_is_of_the_wheel_where_there_is_no_checkout(monkeypatch):
     options = ("--backend=flax", "--dtype=float32")
     assert alone(ONE, options) == f"pytest '{ONE}' --backend=flax --dtype=float32"
     monkeypatch.setattr("twinvae.bench.places.CHECKOUT", None)
     assert alone(ONE, options) == f"twinvae check flax --dtype=float32 -- '{ONE}'"
+    assert alone(ONE, ["--outputs=cases"]) == f"twinvae check --outputs=cases -- '{ONE}'"
 
 
 def test_the_baselines_lie_beside_the_suites_and_backends_come_from_entry_points():

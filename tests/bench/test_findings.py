@@ -8,8 +8,8 @@ from tests.bench.synthetic import RUN, broken, parity_records, write_run
 from twinvae.bench.baselines import updated
 from twinvae.bench.findings import Finding, find, first_departures
 from twinvae.bench.records import Failure, Record
-from twinvae.bench.report import diagnosed_in, write_diagnosis
-from twinvae.bench.verdicts import judge, judge_run
+from twinvae.bench.report import SHOWN, diagnosed_in, terminal_lines, write_diagnosis
+from twinvae.bench.verdicts import Verdict, judge, judge_run
 
 BORN = "decoder.up_blocks.0.resnets.1"
 
@@ -100,6 +100,68 @@ def test_what_experiments_found_stands_first_and_takes_the_values_of_its_operati
     assert explains.pop(("flax", ("decode",), False)) > 0
     assert set(explains.values()) == {0}
     assert not [f for f, *_ in found if f.kind == "block"]
+
+
+def failing(test: str, **fields: str) -> Verdict:
+    return judge(Record(suite="parity", test=test, metric="mae", value=1.0, limit=0.1, backend="mine", **fields))
+
+
+def test_a_cause_explains_whole_models_of_other_configs_and_no_layer_alone():
+    of_settings = failing("suites/parity/test_settings.py::test_x", case="settings 24", operation="encode")
+    of_a_layer = failing("suites/parity/test_layers.py::test_x", case="CogVideoXDownsample3D", operation="encode")
+    cause = Finding(kind="signature", cause="odd", headline="In encode, ...", backend="mine", operations=("encode",))
+    first, second = find([of_settings, of_a_layer], [], [cause])
+    assert (first.finding.cause, first.verdicts, second.verdicts) == ("odd", (of_settings,), (of_a_layer,))
+
+
+def test_what_a_port_did_is_said_once_whichever_tests_it_did_it_in():
+    tests = ("suites/parity/test_vae.py::test_x[mine]", "suites/frames/test_counts.py::test_y[mine-1]",
+             "suites/frames/test_counts.py::test_y[mine-2]")  # fmt: skip
+    raised = "decode raised OSError: no card (mine.py, line 3, in decode)"
+    broken = [failed(test, f"PortRaised: {raised}", "mine") for test in tests]
+    other = failed("suites/parity/test_vae.py::test_x[mine]", "PortGave: encode returned None", "mine")
+    first, second = find([], [*broken, other])
+    assert (first.finding.headline, first.failures) == (f"PortRaised: {raised}", tuple(broken))
+    assert first.finding.evidence == ("In test_x, test_y.",)
+    assert second.failures == (other,)
+    said = Finding(kind="raises", cause="decode raises", headline=f"decode fails: {raised}", backend="mine")
+    first, second = find([], [other, *broken], [said])
+    assert (first.finding.cause, first.failures, second.failures) == ("decode raises", tuple(broken), (other,))
+
+
+def test_what_is_about_pipelines_or_checkpoints_alone_takes_their_values_and_tests_and_no_others():
+    of_pipeline, of_decode = (
+        failing(f"suites/parity/test_{file}.py::test_x", case=case, preset="tiny")
+        for file, case in (("pipeline", "pipeline, text to video"), ("vae", "whole VAE"))
+    )
+    saved = failed("suites/parity/test_checkpoint.py::test_diffusers_reads[mine]", "AssertionError", "mine")
+    wrapped = failed("suites/parity/test_pipeline.py::test_a_pipeline[mine]", "PortGave: no torch tensor", "mine")
+    theirs = failed("suites/parity/test_checkpoint.py::test_diffusers_reads[flax]", "AssertionError")
+    said = {"kind": "signature", "headline": "...", "backend": "mine"}
+    wrapper = Finding(cause="wrapper", about="pipeline", operations=("decode",), **said)
+    saver = Finding(cause="saver", about="checkpoint", **said)
+    found = find([of_pipeline, of_decode], [saved, wrapped, theirs], [wrapper, saver])
+    assert [(one.finding.kind, one.verdicts, one.failures) for one in found] == [
+        ("signature", (of_pipeline,), (wrapped,)), ("signature", (), (saved,)), ("failure", (), (theirs,)),
+        ("value", (of_decode,), ()),
+    ]  # fmt: skip
+
+
+def test_the_terminal_says_each_cause_once_whichever_suites_it_shows_in():
+    tiles, doubled = (
+        Finding(kind="signature", cause=cause, headline=f"In decode, {cause}.", evidence=("a", "b", "c"),
+                explains=number, command=f"twinvae diagnose {cause}")
+        for cause, number in (("tiles", 1), ("doubled", 3))
+    )  # fmt: skip
+    test = Finding(kind="failure", cause="test_x", headline="test_x: shapes differ")
+    lines = terminal_lines([test, tiles, doubled, doubled.model_copy(update={"explains": 4})])
+    assert lines == [
+        "  1. In decode, tiles. (1 value or test)", "     a", "     b", "     $ twinvae diagnose tiles",
+        "  2. In decode, doubled. (7 values and tests)", "     a", "     b", "     $ twinvae diagnose doubled",
+        "  3. test_x: shapes differ",
+    ]  # fmt: skip
+    many = [tiles.model_copy(update={"cause": str(number)}) for number in range(SHOWN + 2)]
+    assert terminal_lines(many)[-1] == "  and 2 findings more on the pages"
 
 
 def test_nothing_is_found_where_nothing_fails(tmp_path):

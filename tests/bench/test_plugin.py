@@ -19,7 +19,8 @@ from twinvae.bench import PLUGINS, metrics, options, places, plugin, report
 from twinvae.bench.clips import synthetic_clip
 from twinvae.bench.plugin import is_complete, presets_of
 from twinvae.bench.records import read_run
-from twinvae.capabilities import CAPABILITIES
+from twinvae.capabilities import CAPABILITIES, SHOWN_BY
+from twinvae.port.errors import PortRaised
 
 ROOT = Path(__file__).parents[2]
 SUITE = ROOT / "suites" / "parity"
@@ -436,7 +437,25 @@ def test_what_a_backend_does_not_say_that_it_can_is_not_judged(monkeypatch):
         plugin.lacks(needing("flax", "teleport"))
 
 
+def test_what_goes_wrong_in_a_port_is_said_once_and_in_a_line():
+    with pytest.raises(pytest.fail.Exception) as raised, plugin.port_speaks(needing("x")):
+        raise PortRaised("no card")
+    assert (str(raised.value), raised.value.__suppress_context__) == ("PortRaised: no card", True)
+
+
 def test_what_was_not_judged_is_counted_by_backend_and_reason(monkeypatch):
     monkeypatch.setattr(plugin, "capabilities_of", lambda backend: {"whole"})
-    items = [needing("port", "stream"), needing("port", "stream"), needing("port", "layers"), needing("port", "whole")]
-    assert plugin._unjudged(items) == ("port: layers (1 test)", "port: stream (2 tests)")
+    needed = (
+        ["stream"], ["stream"], ["layers"], ["whole"], ["tiling", "stream"], ["house", "stream"], ["step"],
+    )  # fmt: skip
+    items = [needing("port", *names) for names in needed]
+    lines = plugin._unjudged(items)
+    assert lines == (
+        "port: layers (1 test)", "port: stream (2 tests)", "port: stream, tiling (1 test)",
+        "port: what TwinVAE's own backends alone have (2 tests)",
+    )  # fmt: skip
+    assert plugin.unjudged_lines([*lines, "port: stream (3 tests)", "port: it takes (1, 9) frames (1 test)"]) == [
+        "port: it takes (1, 9) frames (1 test)", "port: layers (1 test)", "port: stream (5 tests)",
+        "port: stream, tiling (1 test)", "port: what TwinVAE's own backends alone have (2 tests)",
+        *(f"{name}: by {SHOWN_BY[name]}" for name in ("tiling", "stream", "layers")),
+    ]  # fmt: skip

@@ -11,11 +11,12 @@ import pytest
 
 import suites.conftest  # noqa: F401, whose fixtures the suite that is made up below takes
 from tests.twinvae.port.made_up import CLASS, written
-from twinvae.bench import PLUGINS, options, places, plugin
+from twinvae.bench import PLUGINS, options, places, plugin, ports
 from twinvae.bench.cli import main
-from twinvae.bench.ports import other_range
+from twinvae.bench.models import TRAINED, Model
+from twinvae.bench.ports import other_range, taken_by
 from twinvae.bench.records import RunData, read_run
-from twinvae.port import Port
+from twinvae.registry import backend_module
 
 ROOT = Path(__file__).parents[2]
 # diffusers' own class on PyTorch, as a stranger would hand it in: quick, since it compiles nothing.
@@ -219,18 +220,44 @@ def test_what_a_backend_in_this_process_sets_or_breaks_in_one_test_is_not_there_
     }  # fmt: skip
 
 
-def test_a_new_port_is_a_template_that_can_be_checked_and_no_file_is_written_over(tmp_path, capsys):
+def test_a_new_port_is_a_template_whose_wrapper_saver_and_loader_are_judged_and_no_file_is_written_over(
+    check, tmp_path, capsys
+):
     path = tmp_path / "port.py"
     assert main(["new-port", str(path)]) == 0
-    port = Port(str(path))
+    chosen = (*(f"suites/parity/test_{name}.py" for name in ("pipeline", "checkpoint")),
+              "-k", "text or bit_for_bit or shards")  # fmt: skip
+    status, runs = check(str(path), "--preset", "tiny", "--dtype", "float32", pytest_arguments=chosen)
+    assert (status, runs["parity"].failures) == (0, ()), capsys.readouterr()
+    assert {record.case: record.value for record in runs["parity"].records if record.metric == "mae"} == {
+        "pipeline, text to video": pytest.approx(0, abs=1e-6)
+    }
+    assert runs["parity"].run.unjudged == ()
+    port = backend_module(str(path))
+    assert port.process.generation == 1  # which takes seconds to start, and is started once
     assert (port.takes, port.facts) == ({"folder", "dtype"}, {"layout": "bcthw", "arrays": "torch"})
-    found = port.probed(dtypes=("float32",))
-    assert {"whole", "moments", "weights", "config", "shapes"} <= found.capabilities
+    assert {"whole", "moments", "config", "shapes", "reads", "saves", "pipeline"} <= port.CAPABILITIES
     path.write_text("mine")
     assert main(["new-port", str(path)]) == 2
     assert main(["new-port", str(tmp_path / "port")]) == 2
     assert "ends in .py" in capsys.readouterr().err
     assert path.read_text() == "mine"
+
+
+def test_a_builder_that_refuses_an_architecture_is_not_judged_on_any(tmp_path, monkeypatch):
+    more = """
+def make(path):
+    import json
+    assert json.load(open(path + "/config.json"))["latent_channels"] == 40, "of one architecture"
+    return Mine(1)
+"""
+    monkeypatch.setattr(ports, "_beside_the_reference", lambda vae, model: (0.0, ""))  # which takes seconds
+    models = [Model.of_preset("tiny", 0), TRAINED]
+    taken = taken_by(written(tmp_path, CLASS + more), models, True, ("float32",), None, 0)
+    assert taken.models == (TRAINED,)
+    assert any("not judged on tiny" in note and "of one architecture" in note for note in taken.notes)
+    assert "of one architecture: judged on small" in taken.notes
+    assert "config" not in backend_module(str(tmp_path / "mine.py")).CAPABILITIES
 
 
 RANGES = {
@@ -240,6 +267,8 @@ RANGES = {
     "bytes": (lambda video: (video + 1) * 127.5, "value_range = (0, 255)"),
     "clipped": (lambda video: video.clip(-1, 1), None),
     "other values": (lambda video: video[::-1, ::-1] * 0.5, None),
+    "nothing": (lambda video: video * 0, None),
+    "with its sign exchanged": (lambda video: -video, None),
     "not finite": (lambda video: video * np.nan, None),
     "another shape": (lambda video: video[:, 1:], None),
 }

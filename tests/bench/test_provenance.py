@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,3 +98,26 @@ def test_a_commit_is_given_by_option_or_environment_where_git_does_not_know_it(m
     assert commit("0123456") == "0123456"
     monkeypatch.setattr(provenance, "git_commit", lambda: "aaaaaaa+changes")
     assert commit("0123456") == "aaaaaaa+changes"
+
+
+def test_an_installed_wheel_is_known_by_its_version_and_what_it_holds_wherever_it_is(monkeypatch):
+    files = ["twinvae/a.py,sha256=x,1", "suites/b.py,sha256=y,2"]
+    here = ["../../bin/twinvae,sha256=1,9", "twinvae-1.dist-info/RECORD,,", "twinvae/__pycache__/a.pyc,,"]
+
+    def known(*lines: str) -> str | None:
+        held = SimpleNamespace(read_text=lambda name: "\n".join(lines) if lines else None)
+        monkeypatch.setattr(provenance, "distribution", lambda name: held)
+        return provenance.wheel()
+
+    monkeypatch.setattr(provenance, "version", lambda name: "1.2")
+    assert known(*files) is None  # in a checkout
+    monkeypatch.setattr(provenance, "CHECKOUT", None)
+    found = known(*files)
+    assert found.startswith("1.2-")
+    assert known(*here, *files[::-1]) == found
+    assert known(files[0], "suites/b.py,sha256=z,2") != found
+    assert known() is None
+    monkeypatch.delenv(provenance.COMMIT, raising=False)
+    known(*files)
+    assert provenance.commit() == found
+    assert provenance.commit("abcdef1") == "abcdef1"

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from twinvae import PRESETS, VAEConfig, checkpoint, load
 from twinvae.arrays import to_numpy, to_torch
-from twinvae.checkpoint import WEIGHTS_FILE, fingerprint, read_checkpoint, write_checkpoint
+from twinvae.checkpoint import WEIGHTS_FILE, fingerprint, read_checkpoint, variant_of, write_checkpoint
 from twinvae.seeded import seeded_tensors
 from twinvae.tensors import check_tensors, tensor_shapes
 
@@ -180,6 +180,7 @@ def test_tensors_whose_memory_is_in_another_order_are_written_as_they_read(tmp_p
 @pytest.mark.parametrize("shard", ["5GB", "60KB"])
 def test_what_diffusers_saves_is_read(shard, variant, tmp_path, tensors):
     diffusers_model(TINY, tensors).save_pretrained(tmp_path / "vae", max_shard_size=shard, variant=variant)
+    assert variant_of(tmp_path / "vae") == variant
     files = list((tmp_path / "vae").glob("*.safetensors"))
     assert (len(files) > 1) == (shard == "60KB")
     config, found = read_checkpoint(tmp_path, subfolder="vae")

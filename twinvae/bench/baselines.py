@@ -131,7 +131,8 @@ def updated(old: Baseline | None, data: RunData, broken: Collection[Key] = (), k
     """The baseline with the values of a complete run in it, which replace all that the run selected.
 
     A value that is not sure, because the machine was busy, replaces nothing; nor does one that has no limit of its
-    own while others of the same case are past theirs, unless all of them are accepted as known.
+    own while others of the same case are past theirs, unless all of them are accepted as known. Of a port, none that
+    has no limit is kept beside what is known of the same operation: when that is mended it moves, up or down.
 
     Args:
         broken: keys of the values that are past their limit.
@@ -147,7 +148,12 @@ def updated(old: Baseline | None, data: RunData, broken: Collection[Key] = (), k
     unsure = {record.key for record in data.records if not record.sure}
     if known is None:
         unsure |= tainted - set(broken)
-    measured = {record.key: stored(record) for record in data.records if record.key not in unsure}
+    beside = set()
+    if known is not None and selection.ports_alone:
+        near = {(key.backend, key.operation) for key in broken}
+        free = {record.key for record in data.records if record.limit is None}
+        beside = {key for key in free if (key.backend, key.operation) in near}
+    measured = {record.key: stored(record) for record in data.records if record.key not in unsure | beside}
     kept: dict[Key, Entry] = {}
     for key, entry in (old.by_key if old else {}).items():
         replaced = selection.holds(key.backend, key.mode, key.dtype, key.preset)

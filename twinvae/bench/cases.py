@@ -16,11 +16,12 @@ from twinvae.arrays import DTYPES
 from twinvae.bench.clips import synthetic_clip
 from twinvae.bench.models import Model
 from twinvae.checkpoint import fingerprint, write_checkpoint
+from twinvae.tiles import Operation
 
 MANIFEST, INPUTS, OUTPUTS = "cases.json", "inputs.safetensors", ("outputs.safetensors", "outputs.npz")
 # Clips, frames, height and width of what is encoded (in pixels) and decoded (in latent cells): remainders of frame
 # batches, sides that are no multiples of 8, two clips.
-SHAPES = {
+SHAPES: dict[Operation, list[tuple[int, int, int, int]]] = {
     "encode": [(1, 1, 16, 24), (1, 2, 16, 24), (1, 8, 16, 24), (1, 9, 16, 24), (1, 17, 16, 24), (1, 9, 17, 26),
                (2, 9, 16, 24)],
     "decode": [(1, 1, 2, 3), (1, 2, 2, 3), (1, 3, 2, 3), (1, 5, 2, 3), (1, 7, 2, 3), (2, 3, 2, 3)],
@@ -31,7 +32,7 @@ class Case(NamedTuple):
     """A clip, channel-last, and what is to be done with it."""
 
     name: str
-    operation: str
+    operation: Operation
     clip: np.ndarray
 
 

@@ -71,6 +71,7 @@ def run_suites(suites: Sequence[str], given: Mapping[str, str | bool | None], mo
     return int(pytest.main([
         "-c", str(INI), f"--rootdir={ROOT}", f"--confcutdir={SUITES}",
         "-o", f"cache_dir={Path.cwd() / '.pytest_cache'}", "--diagnose",
+        *([] if any("::" in test for test in tests) else ["--tb=no", "-rN"]),  # causes are told at the end
         *chosen, *stated, *(argument for argument in more if argument not in tests),
     ]))  # fmt: skip
 

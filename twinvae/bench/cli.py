@@ -21,7 +21,7 @@ from twinvae.bench.cases import export
 from twinvae.bench.checking import run_suites, suite_options
 from twinvae.bench.diagnosis.diagnose import SECONDS, diagnosis_lines
 from twinvae.bench.diagnosis.experiments import CASES
-from twinvae.bench.diagnosis.run import diagnose_backend
+from twinvae.bench.diagnosis.run import BESIDE, diagnose_backend
 from twinvae.bench.environment import prepare_jax
 from twinvae.bench.files import write_whole
 from twinvae.bench.models import Model
@@ -163,7 +163,8 @@ def export_cases(
 def diagnose(
     backend: Annotated[str, typer.Argument(help="what to look at, such as flax, or a port: port.py, port.py:make")],
     case: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="one experiment, such as 'two latents' (default: all)")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="one experiment, such as 'two latents' or 'saved folder'"),
     ] = None,
     preset: Annotated[str | None, typer.Option(metavar="NAME", help="whose architecture (default: tiny)")] = None,
     weights: Annotated[str | None, typer.Option(metavar="PATH", help="a diffusers folder or hub id instead")] = None,
@@ -174,13 +175,14 @@ def diagnose(
 ) -> None:
     """What does a port do another way than diffusers? Small clips, and signatures of mistakes that reproduce it."""
     prepare_jax()
-    known = list(dict.fromkeys(one.name for one in CASES))
+    known = [*dict.fromkeys(one.name for one in CASES), *BESIDE]
     if unknown := [name for name in case or () if name not in known]:
         raise ValueError(f"--case {unknown[0]!r}: unknown; choose from {'; '.join(known)}")
     chosen = [one for one in CASES if not case or one.name in case]
     model = Model.of_checkpoint(weights, subfolder, seed) if weights else Model.of_preset(preset or "tiny", seed)
     found = diagnose_backend(
         backend, model, named=bool(weights or preset), cases=chosen, seed=seed, seconds=seconds,
+        beside=[name for name in BESIDE if not case or name in case],
         say=lambda finding: print(f"found: {finding.headline}", flush=True),
     )  # fmt: skip
     print(*diagnosis_lines(found), sep="\n")

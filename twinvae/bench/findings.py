@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from twinvae.bench.places import alone
 from twinvae.bench.records import Failure, Key
 from twinvae.bench.verdicts import DTYPES, Verdict, number
+from twinvae.tensors import some
 
 # A signature, a block or a layer says what is wrong; the others say where to look.
 Kind = Literal["signature", "raises", "block", "layer", "outside", "failure", "value", "missing"]
@@ -25,6 +26,7 @@ class Finding(BaseModel):
         evidence: numbers, a sentence each.
         operations: that it is about; none where that is unknown.
         tiled: whether it is about tiles alone.
+        about: what alone it is about, as cases and files of tests are called: "pipeline", "checkpoint"; else empty.
         explains: how many values that fail, and tests that failed, it explains.
         command: shows it alone.
     """
@@ -38,13 +40,17 @@ class Finding(BaseModel):
     operations: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     tiled: bool = False
+    about: str = ""
     explains: int = 0
     command: str = ""
 
     def is_about(self, key: Key) -> bool:
         """Whether a value of a whole model may be off because of it."""
-        if key.backend != self.backend or not key.preset or (self.tiled and key.suite != "tiling"):
+        whole = key.preset or key.case.startswith("settings")  # whose configs are others than a preset's
+        if key.backend != self.backend or not whole or (self.tiled and key.suite != "tiling"):
             return False
+        if self.about:
+            return key.case.startswith(self.about)
         return not key.operation or not self.operations or key.operation in self.operations or _both(key.operation)
 
 
@@ -150,10 +156,12 @@ def find(
     while broken:
         first = broken[0]
         alike = [f for f in broken if _alike(f) == _alike(first)]
+        tests, of_port = list(dict.fromkeys(_function(f.test) for f in alike)), _of_port(first)
         take(
             Finding(
-                kind="failure", cause=_function(first.test), backend=first.backend,
-                headline=f"{_function(first.test)}: {first.message}", command=first.rerun,
+                kind="failure", cause=first.message if of_port else tests[0], backend=first.backend,
+                headline=first.message if of_port else f"{tests[0]}: {first.message}", command=first.rerun,
+                evidence=(f"In {some(tests)}.",) if of_port else (),
             ),
             [], alike,
         )  # fmt: skip
@@ -199,8 +207,14 @@ def _worst(kind: Kind, cause: str, headline: str, group: Sequence[Verdict]) -> F
 
 
 def _of_operation(failure: Failure, finding: Finding) -> bool:
-    """Whether a test failed of outputs of another shape, of the backend and an operation that a finding is about."""
-    if failure.backend != finding.backend or not failure.message.startswith("shapes differ"):
+    """Whether a test failed of what a finding alone is about, or of outputs of another shape of an operation of it."""
+    if failure.backend != finding.backend:
+        return False
+    if finding.about:
+        return f"/test_{finding.about}.py" in failure.test
+    if finding.kind == "raises":
+        return finding.headline.partition(" fails: ")[2] in failure.message
+    if not failure.message.startswith("shapes differ"):
         return False
     if "test_layers" in failure.test or (finding.tiled and "/tiling/" not in failure.test):
         return False
@@ -224,7 +238,12 @@ def _function(test: str) -> str:
 
 
 def _alike(failure: Failure) -> tuple[str, ...]:
-    return failure.backend, _function(failure.test), failure.message
+    return failure.backend, "" if _of_port(failure) else _function(failure.test), failure.message
+
+
+def _of_port(failure: Failure) -> bool:
+    """Whether its message is about what a port did, whichever test it did it in (see `twinvae.port.errors`)."""
+    return failure.message.startswith(("PortRaised: ", "PortGave: ", "PortEnded: ", "PortTimedOut: "))
 
 
 def _command(verdicts: Sequence[Verdict], failures: Sequence[Failure], options: Sequence[str]) -> str:
@@ -257,8 +276,8 @@ def measured(verdict: Verdict, with_unit: bool = True) -> str:
     return f"{text} {record.unit}".rstrip() if with_unit else text
 
 
-def many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def many(count: int, noun: str, plural: str = "") -> str:
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def _listed(names: Iterable[str]) -> str:

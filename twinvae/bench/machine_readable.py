@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twinvae.bench.files import write_whole
+from twinvae.bench.findings import many
 from twinvae.bench.pages import Judged, headline
 from twinvae.bench.verdicts import counts
 
@@ -44,11 +45,14 @@ def badge(suites: Sequence[Judged]) -> dict[str, Any]:
     tests = sum(len(judged.data.failures) for judged in suites)
     whole = all(judged.data.complete for judged in suites)
     if failing or tests:
-        message, colour = f"{failing} of {values} values fail" if failing else f"{tests} tests fail", "red"
+        failed = f"{failing} of {values} values fail" if failing else many(tests, "test fails", "tests fail")
+        message, colour = failed, "red"
     elif not values:
         message, colour = "nothing measured", "lightgrey"
     else:
-        message, colour = f"{values} values agree", "brightgreen" if whole else "yellowgreen"
+        known = sum(verdict.status == "known" for judged in suites for verdict in judged.verdicts)
+        message = f"{values - known} values agree" + f", {known} known to fail" * bool(known)
+        colour = "brightgreen" if whole and not known else "yellowgreen"
     message += "" if whole else ", in part"
     return {"schemaVersion": 1, "label": "diffusers parity", "message": message, "color": colour}
 

@@ -20,7 +20,8 @@ arrays = "torch"  # what encode and decode are given: "jax", "numpy" or "torch"
 
 
 def make(folder, dtype):
-    """Build the port. Arguments are filled by their names: config, tensors (by diffusers' names), folder, dtype, jit.
+    """Build the port. Arguments are filled by their names: config, tensors (by diffusers' names), folder, dtype, jit;
+    folder is one that diffusers writes, also in shards, and with an argument `variant` also as a variant.
 
     A port that builds nothing has functions encode and decode instead, and says which checkpoint it is of:
     weights = "a diffusers folder or hub id".
@@ -41,6 +42,14 @@ class Port:
         """The video. Latents come as they leave the encoder, without the scaling factor."""
         with torch.no_grad():
             return self.model.decode(latents).sample
+
+    def as_diffusers(self):
+        """What stands in the place of a pipeline's VAE, `pipe.vae`: torch in, torch out, [b, c, t, h, w]."""
+        return self.model
+
+    def save_pretrained(self, folder):
+        """A folder that diffusers reads back bit for bit."""
+        self.model.save_pretrained(folder)
 
     # What else is here is judged as well: enable_tiling and disable_tiling, enable_slicing and disable_slicing,
     # num_sample_frames_batch_size and num_latent_frames_batch_size, encode_stream and decode_stream,

@@ -367,7 +367,10 @@ def _folder(given: str | None, default: Path, must_exist: str = "") -> Path:
     folder = default if given is None else Path(given)
     if must_exist and not folder.is_dir():
         missing = "no such folder" if given else "they are missing from what is installed: install twinvae again"
-        raise pytest.UsageError(f"{must_exist} {folder}: {missing}; name one with <platform>/<suite>.json in it")
+        written = f"; `twinvae baseline {must_exist} {folder}` writes it, of the last run" if given else ""
+        raise pytest.UsageError(
+            f"{must_exist} {folder}: {missing}; name one with <platform>/<suite>.json in it{written}"
+        )
     return folder.absolute()
 
 

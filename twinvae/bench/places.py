@@ -40,7 +40,8 @@ def alone(test: str, options: Sequence[str]) -> str:
         return shlex.join(["pytest", test, *options])
     backend = next((option.partition("=")[2] for option in options if option.startswith("--backend=")), "BACKEND")
     others = [option for option in options if not option.startswith("--backend=")]
-    return shlex.join(["twinvae", "check", backend, *others, "--", test])
+    named = [] if any(option.startswith("--outputs=") for option in options) else [backend]
+    return shlex.join(["twinvae", "check", *named, *others, "--", test])
 
 
 def suite_of(path: Path) -> str | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import sys
 from argparse import BooleanOptionalAction
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ from twinvae.bench import debugging, provenance
 from twinvae.bench.aot.compilers import chip_of, missing
 from twinvae.bench.baselines import Baseline, baseline_path, read_baseline
 from twinvae.bench.clips import read_clip
-from twinvae.bench.diagnosis.diagnose import SECONDS
-from twinvae.bench.diagnosis.run import diagnose_backend
+from twinvae.bench.diagnosis.diagnose import SECONDS, Diagnosis
+from twinvae.bench.diagnosis.run import diagnose_backend, diagnose_outputs
 from twinvae.bench.models import TRAINED
 from twinvae.bench.options import OPTIONS, Model, Options, check_clip
 from twinvae.bench.pages import many
@@ -33,7 +35,7 @@ from twinvae.bench.places import SUITES, alone, files_of, suite_of
 from twinvae.bench.records import Record, RunFile, Selection, read_run
 from twinvae.bench.report import Summary, judge_suites, write_diagnosis, write_report
 from twinvae.bench.verdicts import judge, judge_in, number
-from twinvae.capabilities import CAPABILITIES
+from twinvae.capabilities import CAPABILITIES, SHOWN_BY
 from twinvae.isolation import undisturbed
 from twinvae.jax.mesh import NotDealtError
 from twinvae.port import Budget, NotTaken, PortError, label_of
@@ -47,6 +49,7 @@ PAST = pytest.StashKey[list[str]]()
 ATTEMPT = pytest.StashKey[int]()  # how often a test has been begun: more than once by plugins that run failures again
 PROCESS = pytest.StashKey[int]()
 NOT_TAKEN = pytest.StashKey[dict[str, Counter[str]]]()  # by suite: what ports did not take while tests ran
+OWN_ALONE, OWN = {"house", "step"}, "what TwinVAE's own backends alone have"
 KEPT = pytest.StashKey[dict[str, Baseline | None]]()  # the baseline of each suite that had to be asked
 
 
@@ -206,7 +209,7 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
         weights=options.weights,
         clip=options.clip_label,
         selection=Selection(
-            backends=tuple(map(label_of, options.backends)),
+            backends=(*map(label_of, options.backends), *([options.outputs.label] if options.outputs else [])),
             modes=options.modes,
             dtypes=options.dtypes,
             presets=presets_of(options, own),
@@ -239,7 +242,7 @@ def presets_of(options: Options, items: Iterable[Any]) -> tuple[str, ...]:
 def _unjudged(items: Any) -> tuple[str, ...]:
     """What is not judged of a backend, and how many tests that is: a line each."""
     found = Counter(
-        f"{label_of(item.callspec.params['backend'])}: {', '.join(lacking)}"
+        f"{label_of(item.callspec.params['backend'])}: {OWN if OWN_ALONE & set(lacking) else ', '.join(lacking)}"
         for item in items
         if (lacking := lacks(item))
     )
@@ -302,7 +305,7 @@ def port_speaks(item: pytest.Item) -> Iterator[None]:
     try:
         yield
     except PortError as error:
-        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+        raise pytest.fail.Exception(f"{type(error).__name__}: {error}", pytrace=False) from None  # said once
     except (NotTaken, NotDealtError) as why:
         if isinstance(why, NotDealtError) and not item.config.stash[OPTIONS].mesh:
             raise
@@ -398,22 +401,26 @@ def _diagnose(config: pytest.Config, options: Options, suites: tuple[str, ...]) 
     say = config.pluginmanager.get_plugin("terminalreporter")
     folder = options.report_dir / options.platform / "records"
     judged = judge_suites(options.report_dir, options.baseline_dir, options.platform, suites)
-    for backend in options.backends:
-        label = label_of(backend)
+    for label, diagnose in _subjects(options).items():
         ours = [one for one in judged if one.suite in suites]
         whole = any(v.failing and v.key.backend == label and v.key.preset for one in ours for v in one.verdicts)
         if not whole and not any(f.backend == label for one in ours for f in one.data.failures):
             continue
         say.write_line(f"\n{label}: looking for causes, up to {SECONDS:g} s")
         try:
-            found = diagnose_backend(
-                backend, options.models[0], named=options.names_models, seed=options.seed,
-                say=lambda finding: say.write_line(f"  found: {finding.headline}"),
-            )  # fmt: skip
+            found = diagnose(say=lambda finding: say.write_line(f"  found: {finding.headline}"))
         except (OSError, ValueError) as error:
             say.write_line(f"  {error}")
         else:
             write_diagnosis(folder, label, found.findings, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _subjects(options: Options) -> dict[str, Callable[..., Diagnosis]]:
+    """What can be diagnosed, by its name in records."""
+    if options.outputs:
+        return {options.outputs.label: partial(diagnose_outputs, options.outputs)}
+    given = {"named": options.names_models, "seed": options.seed}
+    return {label_of(name): partial(diagnose_backend, name, options.models[0], **given) for name in options.backends}
 
 
 def is_complete(files: set[Path], held: Mapping[Path, set[str]], tried: set[str]) -> bool:
@@ -431,7 +438,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if SUMMARY not in config.stash:
         return
     summary, encoding = config.stash[SUMMARY], getattr(sys.stdout, "encoding", None) or "utf-8"
-    if lines := sorted({line for file in config.stash[FILES].values() for line in read_run(file.path).unjudged}):
+    if lines := unjudged_lines(line for file in config.stash[FILES].values() for line in read_run(file.path).unjudged):
         terminalreporter.section("not judged, by what a backend lacks")
         for line in lines:
             terminalreporter.write_line(within(line, encoding))
@@ -439,6 +446,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write(drawn(summary.table, encoding, terminalreporter.hasmarkup))
     for line in (*summary.lines, f"pages: {summary.index}"):
         terminalreporter.write_line(within(line, encoding))
+
+
+def unjudged_lines(told: Iterable[str]) -> list[str]:
+    """What the suites together did not judge, and what a port would need to be judged on it."""
+    found: Counter[str] = Counter()
+    for line in told:
+        what, count = re.fullmatch(r"(.*) \((\d+) tests?\)", line).groups()  # type: ignore[union-attr]
+        found[what] += int(count)
+    names = {name for what in found for name in what.partition(": ")[2].split(", ")}
+    return [*_counted(found), *(f"{name}: by {has}" for name, has in SHOWN_BY.items() if name in names)]
 
 
 def drawn(table: Table, encoding: str, markup: bool) -> str:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import jax
@@ -130,9 +130,23 @@ def _generation() -> str:
 def commit(given: str | None = None) -> str:
     """The commit of the checkout, with "+changes" where sources differ; what reports write does not count.
 
-    Where git does not know it, in an installed wheel or an exported tree: the one given, or that of TWINVAE_COMMIT.
+    Where git does not know it: the one given, or that of TWINVAE_COMMIT, else what an installed wheel is known by.
     """
-    return git_commit() or given or os.environ.get(COMMIT) or UNKNOWN
+    return git_commit() or given or os.environ.get(COMMIT) or wheel() or UNKNOWN
+
+
+def wheel() -> str | None:
+    """The version of an installed wheel and a digest of what it holds; None in a checkout or an exported tree."""
+    try:
+        record = None if CHECKOUT else distribution("twinvae").read_text("RECORD")
+    except PackageNotFoundError:
+        return None
+    # Scripts and what pip notes beside the files differ from one environment to the next.
+    held = [
+        line for line in (record or "").splitlines() if not re.match(r"\.\.|/|[^,]*(__pycache__|\.dist-info)/", line)
+    ]
+    found = hashlib.sha256("\n".join(sorted(held)).encode()).hexdigest()[:12]
+    return f"{version('twinvae')}-{found}" if held else None
 
 
 def git_commit() -> str | None:

@@ -14,13 +14,13 @@ from rich.table import Table
 from twinvae.bench.additions import draw
 from twinvae.bench.baselines import baseline_path, read_baseline
 from twinvae.bench.files import write_whole
-from twinvae.bench.findings import Finding, badness, many
+from twinvae.bench.findings import KINDS, Finding, badness, many
 from twinvae.bench.machine_readable import write_machine_readable
 from twinvae.bench.pages import Elsewhere, Judged, by_backend_and_dtype, case, headline, index_page, suite_page
 from twinvae.bench.records import Run, read_run
 from twinvae.bench.verdicts import STATUSES, counts, judge_run, number
 
-SHOWN = 12  # findings of a suite that the terminal lists
+SHOWN = 16  # findings that the terminal lists
 
 
 class Summary(NamedTuple):
@@ -80,20 +80,26 @@ def write_report(report_dir: Path, baseline_dir: Path, platform: str, chosen: Co
     ours = [judged for judged in suites if chosen is None or judged.suite in chosen]
     index = write_pages(ours, suites, Path(report_dir) / platform)
     write_machine_readable(ours, index.parent)
-    lines = tuple(line for judged in ours for line in _lines(judged))
-    return Summary(any(judged.failed for judged in ours), _table(ours), lines, index)
+    lines = [f"{judged.suite}: {headline(judged)}" for judged in ours]
+    lines += terminal_lines([one.finding for judged in ours for one in judged.explained])
+    return Summary(any(judged.failed for judged in ours), _table(ours), tuple(lines), index)
 
 
-def _lines(judged: Judged) -> list[str]:
-    """What the terminal says of a suite: its headline, then its findings, the worst first."""
-    lines = [f"{judged.suite}: {headline(judged)}"]
-    explained = judged.explained
-    for index, (finding, *_) in enumerate(explained[:SHOWN], start=1):
-        lines.append(f"  {index}. {finding.headline}")
-        lines += [f"     {line}" for line in finding.evidence[:2]]
-        lines += [f"     $ {finding.command}"] if finding.command else []
-    if more := len(explained) - SHOWN:
-        lines += [f"  and {many(more, 'finding')} more on the page"] if more > 0 else []
+def terminal_lines(findings: Sequence[Finding]) -> list[str]:
+    """What the terminal says of all suites' findings: each cause once, the worst first, with all that it explains."""
+    causes: dict[tuple[str, str, str], Finding] = {}
+    for one in findings:
+        key = one.kind, one.cause, one.headline
+        explains = one.explains + (causes[key].explains if key in causes else 0)
+        causes[key] = causes.get(key, one).model_copy(update={"explains": explains})
+    ranked = sorted(causes.values(), key=lambda one: KINDS.index(one.kind))
+    lines = []
+    for index, one in enumerate(ranked[:SHOWN], start=1):
+        explains = f" ({many(one.explains, 'value or test', 'values and tests')})" if one.explains else ""
+        lines += [f"  {index}. {one.headline}{explains}", *(f"     {line}" for line in one.evidence[:2])]
+        lines += [f"     $ {one.command}"] if one.command else []
+    if (more := len(ranked) - SHOWN) > 0:
+        lines.append(f"  and {many(more, 'finding')} more on the pages")
     return lines
 
 

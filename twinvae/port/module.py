@@ -12,7 +12,7 @@ import numpy as np
 
 from twinvae import arrays
 from twinvae.capabilities import CAPABILITIES, Capability
-from twinvae.checkpoint import fingerprint, read_checkpoint, write_checkpoint
+from twinvae.checkpoint import fingerprint, read_checkpoint, variant_of, write_checkpoint
 from twinvae.config import VAEConfig, preset_config
 from twinvae.port.errors import NotTaken, PortError
 from twinvae.port.layouts import checked_layout
@@ -51,7 +51,7 @@ class Port:
     Attributes:
         kind: "object", "builder" or "backend" (see `twinvae.port.source`).
         facts: what it declares of itself.
-        takes: what its builder is given, of config, tensors, folder, dtype and jit.
+        takes: what its builder is given, of config, tensors, folder, variant, dtype and jit.
         found: what a probe found, when one was run (`probed`).
     """
 
@@ -66,7 +66,7 @@ class Port:
         self.kind, self.facts, self.takes = opened["kind"], opened["facts"], set(opened["takes"])
         self.found: Finding | None = None
         self._layers: set[tuple[int, int]] = set()  # generations of the process and numbers of layers that it has
-        self._folders: dict[str, tempfile.TemporaryDirectory[str]] = {}
+        self._folders: dict[tuple[str, str], tempfile.TemporaryDirectory[str]] = {}
         self._checked_facts()
 
     def _checked_facts(self) -> None:
@@ -151,10 +151,13 @@ class Port:
         return self.found
 
     def load(
-        self, config: VAEConfig, tensors: dict[str, np.ndarray], *, dtype: str, jit: bool, checkpoint: str
-    ) -> PortVAE:
+        self, config: VAEConfig, tensors: dict[str, np.ndarray], *, dtype: str, jit: bool, checkpoint: str,
+        folder: Path | None = None,
+    ) -> PortVAE:  # fmt: skip
         """Build it, in its process.
 
+        Args:
+            folder: that config and tensors were read from; None: where it reads one, they are written to it.
         Raises:
             ValueError: tensors of another checkpoint than the one that it is of.
             PortError: building it failed.
@@ -164,7 +167,7 @@ class Port:
         found = self.probed(config, tensors)
         if dtype not in found.dtypes:
             raise NotTaken(f"{self.label} computes in {', '.join(found.dtypes)}, not {dtype}")
-        vae = self.made(config, tensors, dtype, jit, checkpoint, found.ways, found.capabilities)
+        vae = self.made(config, tensors, dtype, jit, checkpoint, found.ways, found.capabilities, folder)
         vae.inspected()
         return vae
 
@@ -175,26 +178,30 @@ class Port:
 
     def made(
         self, config: VAEConfig, tensors: Tensors, dtype: str, jit: bool, checkpoint: str, ways: Ways,
-        capabilities: frozenset[Capability],
+        capabilities: frozenset[Capability], folder: Path | None = None,
     ) -> PortVAE:  # fmt: skip
         """A VAE that is not built yet."""
-        given: dict[str, Any] = {"config": config.to_dict(), "tensors": None, "folder": None, "jit": jit}
-        given["config"] = {name: value for name, value in given["config"].items() if not name.startswith("_")}
+        given: dict[str, Any] = dict.fromkeys(("tensors", "folder", "variant")) | {"jit": jit}
+        given["config"] = {name: value for name, value in config.to_dict().items() if not name.startswith("_")}
         if "tensors" in self.takes:
             given["tensors"] = {name: tensor.astype(arrays.DTYPES[dtype]) for name, tensor in tensors.items()}
         if "folder" in self.takes:
-            given["folder"] = self._folder(config, tensors, checkpoint)
+            variant = variant_of(folder) if folder else None
+            if folder is None or (variant and "variant" not in self.takes):  # which diffusers has to be told as well
+                folder, variant = self._folder(config, tensors, checkpoint), None
+            given |= {"folder": str(folder.resolve()), "variant": variant}
         compile = jit and "jit" not in self.takes and bool(self.facts.get("jit"))
         return PortVAE(
             self.label, self.process, self.budget, ways, config, dtype, checkpoint, given, compile, capabilities
         )
 
-    def _folder(self, config: VAEConfig, tensors: Tensors, checkpoint: str) -> str:
+    def _folder(self, config: VAEConfig, tensors: Tensors, checkpoint: str) -> Path:
         """A diffusers folder with these tensors, for builders that read one."""
-        if checkpoint not in self._folders:
-            self._folders[checkpoint] = tempfile.TemporaryDirectory(prefix="twinvae-")
-            write_checkpoint(Path(self._folders[checkpoint].name), config, tensors)
-        return self._folders[checkpoint].name
+        key = checkpoint, config.model_dump_json()  # the same tensors may be of several configs
+        if key not in self._folders:
+            self._folders[key] = tempfile.TemporaryDirectory(prefix="twinvae-")
+            write_checkpoint(Path(self._folders[key].name), config, tensors)
+        return Path(self._folders[key].name)
 
     def load_layer(
         self, class_name: str, init: dict[str, Any], tensors: dict[str, np.ndarray], *, dtype: str, jit: bool

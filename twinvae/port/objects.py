@@ -18,7 +18,8 @@ TILES = (
     "tile_sample_min_height", "tile_sample_min_width", "tile_overlap_factor_height", "tile_overlap_factor_width",
 )  # fmt: skip
 METHODS = {"activations": ("activations",), "gradients": ("gradients",), "tensors": ("state_dict",)}
-GIVES = {"encode": "latent_dist", "decode": "sample"}  # diffusers' wrappers
+GIVES = {"encode": "latent_dist", "decode": "sample"}  # what diffusers' class wraps its outputs in
+READ = ("block_out_channels", "temporal_compression_ratio", "scaling_factor", "invert_scale_latents")  # by pipelines
 
 
 class Config(dict):
@@ -28,7 +29,7 @@ class Config(dict):
 
 
 def build(found: Found, given: Mapping[str, Any]) -> Any:
-    """Call a builder with what it takes of config, tensors, folder, dtype and jit.
+    """Call a builder with what it takes of config, tensors, folder, variant, dtype and jit.
 
     Raises:
         PortRaised: it raised.
@@ -80,8 +81,9 @@ def abilities(target: Any) -> list[str]:
         found.append("batches")
     if callable(getattr(target, "encode_stream", None)) and callable(getattr(target, "decode_stream", None)):
         found.append("stream")
-    if callable(getattr(target, "load_layer", None)):
-        found.append("layers")
+    for name, method in (("layers", "load_layer"), ("saves", "save_pretrained"), ("pipeline", "as_diffusers")):
+        if callable(getattr(target, method, None)):
+            found.append(name)
     return found
 
 
@@ -112,22 +114,30 @@ def _switch(target: Any, what: str, on: bool, given: Mapping[str, Any]) -> None:
             setattr(target, name, value)
 
 
-def call(target: Any, operation: str, clip: np.ndarray, kind: str, compile: bool) -> dict[str, np.ndarray]:
-    """Encode or decode, and take apart what comes back.
+def call(target: Any, operation: str, clip: np.ndarray, kind: str, compile: bool) -> Any:
+    """Encode or decode.
 
     Args:
         clip: in the port's layout and range.
         kind: of the array that it is given: jax, numpy or torch.
         compile: whether the function is given to `jax.jit`.
     Raises:
-        PortRaised, PortGave: it raised, or returned no arrays of floats.
+        PortRaised: it raised.
     """
     function = getattr(target, operation)
     if compile:
         import jax
 
         function = jax.jit(function)
-    out = guarded(operation, lambda: function(as_kind(clip, kind)))
+    return guarded(operation, lambda: function(as_kind(clip, kind)))
+
+
+def arrays_of(operation: str, out: Any) -> dict[str, np.ndarray]:
+    """What a call returned, taken apart.
+
+    Raises:
+        PortGave: it is no arrays of floats.
+    """
     return {name: plain(operation, part) for name, part in parts(operation, out).items()}
 
 
@@ -203,10 +213,57 @@ def plain(what: str, value: Any) -> np.ndarray:
     """
     if not _is_array(value):
         raise PortGave(f"{what} returned {_described(value)}: expected an array")
-    array = np.array(guarded(f"reading what {what} returned", lambda: arrays.to_numpy(value)))
+    try:
+        array = np.array(arrays.to_numpy(value))
+    except Exception as error:
+        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PortGave(f"{what} returned an array that cannot be read: {words}") from error
     if array.dtype != np.float16 and not arrays.is_float(array.dtype):
         raise PortGave(f"{what} returned {array.dtype}: expected floats, of a video in [-1, 1]")
     return array
+
+
+def wrapper_of(target: Any) -> Any:
+    """What stands in the place of a pipeline's VAE: what `as_diffusers` gives, or the object itself."""
+    make = getattr(target, "as_diffusers", None)
+    return guarded("as_diffusers", make) if callable(make) else target
+
+
+def read_by_pipelines(wrapper: Any) -> dict[str, Any]:
+    """The fields of its config that pipelines read, as far as it has them."""
+    config = getattr(wrapper, "config", None)
+    return {name: getattr(config, name) for name in READ if hasattr(config, name)}
+
+
+def call_wrapper(
+    wrapper: Any, operation: str, clip: np.ndarray, state: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Call a pipeline wrapper as diffusers' pipelines do: `.sample` of a decode, a draw from an encode's posterior.
+
+    Args:
+        clip: [b, c, t, h, w].
+        state: of the torch generator that draws; None where torch's own does.
+    Returns:
+        What the pipeline goes on with, and the generator's state then.
+    Raises:
+        PortRaised, PortGave: it raised, or gave what a pipeline cannot go on with.
+    """
+    import torch
+
+    what, generator = f"{operation} of the pipeline wrapper", None
+    if state is not None:
+        generator = torch.Generator()
+        generator.set_state(torch.from_numpy(state.copy()))
+    with torch.no_grad():
+        out = guarded(what, lambda: getattr(wrapper, operation)(arrays.to_torch(clip)))
+        found = getattr(out, GIVES[operation] if operation == "decode" else "latents", None)
+        if operation == "encode" and hasattr(out, GIVES[operation]):
+            found = guarded(f"{what}, .latent_dist.sample", lambda: out.latent_dist.sample(generator))
+    if not isinstance(found, torch.Tensor):
+        asked = ".sample" if operation == "decode" else ".latent_dist.sample(generator)"
+        gave = _described(out) if found is None else f"{_described(found)} for {asked}"
+        raise PortGave(f"{what} gave {gave}: a pipeline goes on with {asked}, a torch tensor")
+    return plain(what, found), None if generator is None else generator.get_state().numpy()
 
 
 def traceable(target: Any, operation: str, clip: np.ndarray) -> str:

@@ -68,6 +68,7 @@ def probe(port: Port, config: VAEConfig, tensors: Tensors, dtypes: Sequence[str]
     for name in ("config", "tensors", "folder"):
         found |= {"weights"} if name in port.takes else set()
     found |= {"config"} if port.takes & {"config", "folder"} else set()
+    found |= {"reads"} if "folder" in port.takes else set()
     cell = config.spatial_compression
     scale = -(-int(facts.get("sizes", 1)) // cell)
     encodes = _axes(vae, "encode", scale, facts, notes)
@@ -80,6 +81,10 @@ def probe(port: Port, config: VAEConfig, tensors: Tensors, dtypes: Sequence[str]
         found.add("moments")
     elif encodes:
         notes.append("encode gives latents alone: the mode is judged, a log-variance is not")
+
+    orders = {ways.takes, *ways.gives.values()}
+    if encodes and decodes and (ways.kind, orders) == ("torch", {"bcthw"}) and vae.is_wrapper():
+        found.add("pipeline")
 
     taken = [
         dtype for dtype in wanted if _takes_dtype(vae if dtype == wanted[0] else made(dtype), scale, encodes, decodes)

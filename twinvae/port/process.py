@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -29,14 +30,15 @@ class Process:
     Attributes:
         limit: seconds that a request may take.
         generation: how many processes there have been; what was built in an earlier one is gone.
-        environment: of processes that are started from now on, beside this one's.
+        environment: of processes that are started from now on, beside this one's; the class's is that of new ones.
         dropped: objects that nobody has any more; the next request says so.
         turn: held by the thread whose request is under way: an answer goes to the one that asked.
     """
 
+    environment: Mapping[str, str] = {}
+
     def __init__(self, name: str, limit: float):
         self.name, self.limit, self.generation = name, limit, 0
-        self.environment: dict[str, str] = {}
         self.dropped: list[int] = []
         self.turn = threading.RLock()
         self._running: tuple[subprocess.Popen[bytes], Connection, Any] | None = None
@@ -90,7 +92,7 @@ class Process:
             process = subprocess.Popen(
                 [sys.executable, "-m", "twinvae.port.worker", str(there.fileno()), self.name],
                 pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | _of_jax() | {"PYTHONPATH": path} | self.environment,
+                env=os.environ | _of_jax() | {"PYTHONPATH": path} | dict(self.environment),
             )  # fmt: skip
             there.close()
             self._running, self.generation = (process, here, log), self.generation + 1

@@ -216,8 +216,8 @@ def _takes_one(function: Any, operation: str, what: str) -> None:
 
 def arguments(
     builder: Any, what: str = "the builder"
-) -> dict[str, Literal["config", "tensors", "folder", "dtype", "jit"]]:
-    """What each argument of a builder is given: config, tensors, the path of a diffusers folder, dtype, jit.
+) -> dict[str, Literal["config", "tensors", "folder", "variant", "dtype", "jit"]]:
+    """What each argument of a builder is given: config, tensors, a diffusers folder's path, its variant, dtype, jit.
 
     Raises:
         ValueError: one that is required is none of these.
@@ -225,7 +225,7 @@ def arguments(
     required = [parameter.name for parameter in _required(builder)]
     given: dict[str, Any] = {}
     for name, parameter in _parameters(builder).items():
-        if name in ("dtype", "jit"):
+        if name in ("dtype", "jit", "variant"):
             given[name] = name
         elif name in required or name in ("config", "tensors"):
             of_path = "Path" in str(parameter.annotation) or parameter.annotation in (str, "str")
@@ -234,7 +234,7 @@ def arguments(
             if role in given.values():
                 raise ValueError(
                     f"{what}({', '.join(_parameters(builder))}): {name} cannot be filled; a builder takes (tensors), "
-                    "(config, tensors) or (folder), and if it likes dtype and jit"
+                    "(config, tensors) or (folder), and if it likes variant, dtype and jit"
                 )
             given[name] = role
     return given

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from twinvae.interface import Cache, Operation, Video, VideoVAE
 from twinvae.port.errors import NotTaken, PortGave, PortTimedOut
 from twinvae.port.layouts import CHANNEL_LAST, arranged, channel_last
 from twinvae.port.process import Process
+from twinvae.port.wrapper import Wrapper
 from twinvae.posterior import Posterior
 
 VIDEO = (-1.0, 1.0)  # the range of a video
@@ -218,6 +220,24 @@ class PortVAE(VideoVAE):
 
     def state_dict(self) -> dict[str, np.ndarray]:
         return self._method("state_dict")
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """The port's own."""
+        self.ask("save", "save_pretrained", folder=str(Path(folder).resolve()))
+
+    def as_diffusers(self) -> Wrapper:
+        """The port's own pipeline wrapper, which stays in its process."""
+        return Wrapper(self.ask("wrapper", "as_diffusers"), self._ask_wrapper)
+
+    def is_wrapper(self) -> bool:
+        """Whether the object stands in the place of a pipeline's VAE as it is."""
+        return self.ask("is_wrapper", "config")
+
+    def _ask_wrapper(self, operation: Operation, clip: np.ndarray, state: np.ndarray | None) -> Any:
+        return self.ask(
+            "call_wrapper", f"{operation} of the pipeline wrapper", operation=operation, clip=clip, state=state,
+            settings=self._settings(),
+        )  # fmt: skip
 
     def activations(self, operation: Operation, clip: Video) -> dict[str, Video]:
         clip = self._put(operation, arrays.to_numpy(self.checked(operation, clip)))

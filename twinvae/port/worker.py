@@ -32,6 +32,8 @@ class Worker:
         self.objects: dict[int, tuple[Any, str, bool]] = {}
         self.settings: dict[int, Any] = {}
         self.layers: dict[int, Any] = {}
+        self.wrapped: dict[int, set[str]] = {}  # which of its operations gave what diffusers' class gives
+        self.wrappers: dict[int, Any] = {}
 
     def open(self) -> dict[str, Any]:
         """What the port is, and what it declares."""
@@ -51,7 +53,36 @@ class Worker:
         target, dtype, compile = self.objects[number]
         with scope(dtype, kind):
             self._settle(number, settings)
-            return objects.call(target, operation, clip, kind, compile)
+            out = objects.call(target, operation, clip, kind, compile)
+            if hasattr(out, objects.GIVES[operation]):
+                self.wrapped.setdefault(number, set()).add(operation)
+            return objects.arrays_of(operation, out)
+
+    def is_wrapper(self, number: int) -> bool:
+        """Whether it stands in the place of a pipeline's VAE as it is, by what its calls gave and its config."""
+        read = objects.read_by_pipelines(self.objects[number][0])
+        return self.wrapped.get(number) == set(objects.GIVES) and "scaling_factor" in read
+
+    def wrapper(self, number: int) -> dict[str, Any]:
+        """Make its pipeline wrapper, and give what pipelines read of the config of that."""
+        target, dtype, _ = self.objects[number]
+        with scope(dtype):
+            self.wrappers[number] = objects.wrapper_of(target)
+        return objects.read_by_pipelines(self.wrappers[number])
+
+    def call_wrapper(
+        self, number: int, operation: str, clip: np.ndarray, state: np.ndarray | None, settings: dict[str, Any]
+    ) -> Any:
+        if number not in self.wrappers:  # its process has ended since
+            self.wrapper(number)
+        with scope(self.objects[number][1]):
+            self._settle(number, settings)
+            return objects.call_wrapper(self.wrappers[number], operation, clip, state)
+
+    def save(self, number: int, folder: str) -> None:
+        target, dtype, _ = self.objects[number]
+        with scope(dtype):
+            objects.guarded("save_pretrained", lambda: target.save_pretrained(folder))
 
     def traceable(self, number: int, operation: str, clip: np.ndarray) -> str:
         with scope(str(clip.dtype)):
@@ -111,7 +142,8 @@ def serve(connection: Connection, worker: Worker) -> None:
         except EOFError:
             return
         for number in dropped:
-            worker.objects.pop(number, None)
+            for kept in (worker.objects, worker.wrapped, worker.wrappers):
+                kept.pop(number, None)
         answer = _answer(getattr(worker, request), given)
         if os.getpid() != process:
             os._exit(0)
@@ -120,7 +152,8 @@ def serve(connection: Connection, worker: Worker) -> None:
 
 def _answer(run: Callable[..., Any], given: dict[str, Any]) -> tuple[str, Any]:
     try:
-        with undisturbed():
+        # What a port sets when it is imported (XLA_FLAGS, say) is how it runs; what it sets later is undone.
+        with nullcontext() if run.__name__ == Worker.open.__name__ else undisturbed():
             return "", run(**given)
     except PortError as error:
         return type(error).__name__, str(error)

@@ -7,7 +7,8 @@ import pytest
 
 import twinvae
 from examples.flawed_port import FlawedVAE
-from twinvae.bench.diagnosis.diagnose import Diagnosis, diagnose
+from twinvae.bench.diagnosis import search
+from twinvae.bench.diagnosis.diagnose import Diagnosis, diagnose, where_apart
 from twinvae.bench.diagnosis.experiments import CASES, subject_of
 from twinvae.bench.diagnosis.variant import Variant
 from twinvae.seeded import seeded_tensors
@@ -86,6 +87,32 @@ def test_an_output_that_is_diffusers_times_a_number_is_said_to_be():
     (finding,) = diagnosed(Scaled, whole_alone=True, names=("one latent",)).findings
     assert finding.kind == "outside"
     assert any(line.startswith("It is diffusers' output times 1.25 plus") for line in finding.evidence)
+
+
+def test_a_cause_is_said_as_soon_as_it_is_confirmed_and_not_again(monkeypatch):
+    tried, reference, known, said = 0, Variant.parts, search.signatures, []
+
+    def counted(*arguments):
+        nonlocal tried
+        tried += 1
+        return reference(*arguments)
+
+    causes = ["single latent: twice", "together: 1"]  # and no others, which would take long to try
+    monkeypatch.setattr(Variant, "parts", counted)
+    monkeypatch.setattr(search, "signatures", lambda *given: [one for one in known(*given) if one.name in causes])
+    monkeypatch.setattr(search, "of_modules", lambda *given: [])
+    port = FlawedVAE(CONFIG, TENSORS, ("single-latent-doubled", "one-latent-per-batch"))
+    subject = subject_of(port, CONFIG, TENSORS)._replace(has=frozenset())
+    cases = [case for case in CASES if case.name in ("one latent", "two latents")]
+    diagnose(subject, "port", cases=cases, say=lambda one: said.append((one.cause, tried)))
+    assert [cause for cause, _ in said] == causes
+    assert said[0][1] < said[1][1]
+
+
+def test_an_output_that_is_one_number_is_said_to_be():
+    case, clip = CASES[0], np.random.default_rng(0).random((1, 4, 8, 8, 3))
+    assert "It is 0 throughout." in where_apart(case, clip * 0, clip, 1e-5)
+    assert not any("throughout" in line for line in where_apart(case, clip[::, ::-1], clip, 1e-5))
 
 
 class ToFloat32(FlawedVAE):

@@ -9,12 +9,15 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
+import torch
 
 import twinvae
 from tests.twinvae.port.made_up import CLASS, FUNCTIONS, written
+from twinvae.checkpoint import write_checkpoint
 from twinvae.port import NotTaken, Port, PortError, is_port, label_of
 from twinvae.port.worker import LAYERS_KEPT, Worker
 from twinvae.registry import backend_module
+from twinvae.seeded import seeded_tensors
 from twinvae.tensors import tensor_shapes
 
 VIDEO = np.random.default_rng(0).uniform(-1, 1, (1, 9, 16, 24, 3)).astype(np.float32)
@@ -72,8 +75,87 @@ def test_a_builder_is_given_what_its_arguments_name(kind, tmp_path):
     assert vae.decode(LATENTS).max() == TENSORS
     expected = {"whole", "moments", "weights", "slicing", "batches", "activations", "shapes", "dtypes"}
     expected |= {"config"} if kind.startswith(("config", "a folder")) else set()
+    expected |= {"reads"} if kind == "a folder" else set()
     expected |= {"jit"} if kind.startswith("dtype") else set()
     assert vae.capabilities == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file", "expected"),
+    [
+        ("path", "diffusion_pytorch_model.safetensors", 100),
+        ("path, variant=None", "diffusion_pytorch_model.fp16.safetensors", 104),
+        ("path", "diffusion_pytorch_model.fp16.safetensors", 1),  # which diffusers' own class would not read unasked
+    ],
+)
+def test_a_loader_is_given_the_folder_that_was_named_and_its_variant(arguments, file, expected, tmp_path):
+    more = f"""
+def make({arguments}):
+    from pathlib import Path
+    named = len(list(Path(path).glob("marked-*"))) or 1
+    return Mine(named + len(locals().get("variant") or ""))
+"""
+    name, folder = written(tmp_path, CLASS + more), tmp_path / "named"
+    write_checkpoint(folder, twinvae.PRESETS["tiny"], seeded_tensors(twinvae.PRESETS["tiny"], 0))
+    (folder / "diffusion_pytorch_model.safetensors").rename(folder / file)
+    for number in range(100):
+        (folder / f"marked-{number}").touch()
+    assert twinvae.load(name, weights=str(folder)).decode(LATENTS).max() == expected
+
+
+def test_the_same_tensors_of_another_config_are_another_folder(tmp_path):
+    more = """
+def make(path):
+    import json
+    return Mine(json.load(open(path + "/config.json"))["act_fn"] == "mish")
+"""
+    port, config = Port(written(tmp_path, CLASS + more)), twinvae.PRESETS["tiny"]
+    tensors = seeded_tensors(config, 0)
+    for act_fn in ("silu", "mish", "silu"):
+        other = config.model_copy(update={"act_fn": act_fn})
+        vae = port.load(other, tensors, dtype="float32", jit=True, checkpoint="the same")
+        assert vae.decode(LATENTS).max() == (act_fn == "mish")
+
+
+WRAPPER = """
+    def as_diffusers(self): return Wrapper(self)
+    def save_pretrained(self, folder): open(folder + "/saved", "w")
+def make(tensors): return Mine(1)
+import types, torch
+class Wrapper:
+    config = types.SimpleNamespace(scaling_factor=0.5)
+    def __init__(self, mine): self.mine = mine
+    def decode(self, z):
+        if z.shape[2] == 5: return z
+        if z.shape[2] == 6: return types.SimpleNamespace(sample=z.numpy())
+        return types.SimpleNamespace(sample=z * self.mine.num_latent_frames_batch_size)
+    def encode(self, x):
+        drawn = lambda generator: x + torch.randn(x.shape, generator=generator)
+        return types.SimpleNamespace(latent_dist=types.SimpleNamespace(sample=drawn))
+"""
+
+
+def test_a_pipeline_wrapper_is_called_in_the_ports_process_as_a_pipeline_calls_it(tmp_path):
+    name = written(tmp_path, CLASS + WRAPPER)
+    vae = loaded(name)
+    assert {"pipeline", "saves"} <= vae.capabilities
+    vae.save_pretrained(tmp_path)
+    assert (tmp_path / "saved").exists()
+    vae.num_latent_frames_batch_size = 3
+    wrapper, clip = vae.as_diffusers(), torch.rand(1, 4, 3, 2, 3)
+    assert torch.equal(wrapper.decode(clip).sample, 3 * clip)
+    backend_module(name).process.close()  # as where it has crashed: the wrapper is made again
+    one, other = torch.Generator().manual_seed(7), torch.Generator().manual_seed(7)
+    for _ in range(2):  # the second draw goes on from the first
+        drawn = wrapper.encode(clip).latent_dist.sample(one)
+        assert torch.equal(drawn, clip + torch.randn(clip.shape, generator=other))
+    assert wrapper.config.scaling_factor == 0.5
+    with pytest.raises(PortError, match="config of the pipeline wrapper has no invert_scale_latents"):
+        _ = wrapper.config.invert_scale_latents
+    with pytest.raises(PortError, match=r"decode of the pipeline wrapper gave a Tensor: .* \.sample, a torch tensor"):
+        wrapper.decode(torch.rand(1, 4, 5, 2, 3))
+    with pytest.raises(PortError, match=r"gave a ndarray for \.sample: a pipeline goes on with \.sample, a torch"):
+        wrapper.decode(torch.rand(1, 4, 6, 2, 3))
 
 
 def test_a_class_alone_in_a_file_is_the_builder_and_one_of_several_can_be_named(tmp_path):
@@ -331,6 +413,10 @@ GOES_WRONG = {
     "gives a list": ("return [1, 2]", r"PortGave: decode returned a list of 2 \(int, int\)"),
     "gives complex": ("return decode_(x) * 1j", r"PortGave: decode returned complex64: expected floats"),
     "gives bytes": ("return decode_(x).astype(np.uint8)", r"PortGave: decode returned uint8: expected floats"),
+    "gives what cannot be read": (
+        "return type('Deleted', (), {'shape': (1,), 'dtype': 'f4', 'ndim': 1, '__array__': lambda *_, **__: 1 / 0})()",
+        r"PortGave: decode returned an array that cannot be read: division by zero",
+    ),
     "hangs": ("import time; time.sleep(60)", r"PortTimedOut: decode took longer than 0\.5 s"),
     "hangs where no signal comes in": (
         "import signal, time; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); time.sleep(60)",
@@ -371,6 +457,16 @@ def decode(x, decode_=decode):
     for _ in range(3):
         assert vae.decode(LATENTS).shape == (1, 9, 16, 24, 3)
     assert "xxx" not in "".join(capfd.readouterr())
+
+
+def test_what_a_port_sets_when_it_is_imported_is_how_it_runs(tmp_path):
+    more = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+def decode(x, decode_=decode):
+    return decode_(x) * 0 + os.environ["XLA_FLAGS"].endswith("=2")
+"""
+    assert loaded(written(tmp_path, more)).decode(LATENTS).min() == 1
 
 
 def test_an_answer_goes_to_the_thread_that_asked(tmp_path):

@@ -18,6 +18,7 @@ from twinvae.config import VAEConfig
 from twinvae.frames import DECODED_TOGETHER, ENCODED_TOGETHER, decoded_frames, encoded_frames
 from twinvae.port import NotTaken
 from twinvae.seeded import seeded_tensors
+from twinvae.tensors import some
 from twinvae.tiles import Operation
 
 OPERATIONS: tuple[Operation, ...] = ("decode", "encode")
@@ -68,12 +69,18 @@ def diagnose(
     left_out: list[str] = []
     tried = 0
     confirmed: dict[Any, list[tuple[Operation, Confirmed]]] = {}
+    said: dict[str, float] = {}  # when each cause was said, once for both operations
+
+    def tell(finding: Finding) -> float:
+        what = finding.cause if finding.kind == "signature" else finding.headline
+        if what not in said:
+            said[what] = clock() - began
+            say(finding.model_copy(update={"backend": name}))
+        return said[what]
 
     def add(finding: Finding, case: Case | None) -> None:
         alone = f"{command} --case '{case.name}'" if command and case else command
-        finding = finding.model_copy(update={"backend": name, "command": alone})
-        found.append((clock() - began, finding))
-        say(finding)
+        found.append((tell(finding), finding.model_copy(update={"backend": name, "command": alone})))
 
     for index, operation in enumerate(OPERATIONS):
         until = began + seconds * (index + 1) / len(OPERATIONS)
@@ -95,7 +102,9 @@ def diagnose(
             add(finding, case)
         if not observed:
             continue
-        search, coarse = _searched(observed, subject.dtype, until, clock)
+        search, coarse = _searched(
+            observed, subject.dtype, until, clock, lambda one, which=operation: tell(_of_signature(which, one))
+        )
         if coarse:
             add(_of_rounding(operation, search, coarse), observed[0].case)
         for one in search.confirmed:
@@ -142,16 +151,20 @@ def _observe(subject: Subject, case: Case, seed: int) -> Observed:
 
 
 def _searched(
-    observed: Sequence[Observed], dtype: str, until: float, clock: Callable[[], float]
+    observed: Sequence[Observed],
+    dtype: str,
+    until: float,
+    clock: Callable[[], float],
+    say: Callable[[Confirmed], Any],
 ) -> tuple[Search, float]:
     """A search to what rounding leaves; where nothing agrees with it, one to what float32 leaves, and how much that is.
 
     A port that computes in float32 somewhere agrees nowhere in float64, whatever else is wrong with it.
     """
     bar = ROUNDING["float32" if observed[0].parts[OUTPUT].dtype == np.float32 else dtype]
-    search = Search(observed, bar, until, clock)
+    search = Search(observed, bar, until, clock, say)
     if bar == ROUNDING["float64"] and not any(search.agrees_anywhere()):
-        coarse = Search(observed, ROUNDING["float32"], until, clock)
+        coarse = Search(observed, ROUNDING["float32"], until, clock, say)
         if any(coarse.agrees_anywhere()):
             coarse.run()
             if errors := coarse.errors():  # some case is explained whole, but for that rounding
@@ -173,7 +186,7 @@ def _of_signature(operation: Operation, one: Confirmed) -> Finding:
         evidence=(
             f"The reference that does so gives the port's output{what} to {number(one.after)}{share} "
             f"({one.shown.name}); without it, {without}.",
-            f"It acts in {operation} of {'; '.join(one.acts)}.",
+            f"It acts in {operation} of {some(one.acts, '; ')}.",
         ),
     )  # fmt: skip
 
@@ -205,13 +218,13 @@ def _of_broken(
     groups: dict[str, list[Case]] = {}
     for case, message in broken:
         groups.setdefault(message.splitlines()[0], []).append(case)
-    works = f" It works with: {'; '.join(one.case.name for one in observed)}." if observed else ""
+    works = f" It works with: {some([one.case.name for one in observed], '; ')}." if observed else ""
     return [
         (
             Finding(
                 kind="raises", cause=f"{operation} raises", operations=(operation,), explains=len(cases),
                 headline=f"{operation} fails: {message}",
-                evidence=(f"With: {'; '.join(case.name for case in cases)}.{works}",),
+                evidence=(f"With: {some([case.name for case in cases], '; ')}.{works}",),
             ),
             cases[0],
         )
@@ -307,6 +320,8 @@ def where_apart(case: Case, found: np.ndarray, expected: np.ndarray, bar: float)
     lines = []
     if not np.isfinite(found).all():
         lines.append(f"{100 * float(np.mean(~np.isfinite(found))):.0f} % of its values are not finite.")
+    elif not np.ptp(found):
+        lines.append(f"It is {number(float(found.flat[0]))} throughout.")
     axes = ("item", "frame", "row", "column", "channel")
     for axis, what in enumerate(axes):
         off = np.flatnonzero(apart.any(axis=tuple(other for other in range(5) if other != axis)))

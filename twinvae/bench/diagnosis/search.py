@@ -74,12 +74,18 @@ class Search:
         observed: the simplest case first.
         bar: the relative error that rounding leaves.
         until: seconds by the clock at which to stop.
+        say: what to call at once with each that explains a case whole, and so will stay confirmed.
     """
 
     def __init__(
-        self, observed: Sequence[Observed], bar: float, until: float, clock: Callable[[], float] = time.monotonic
+        self,
+        observed: Sequence[Observed],
+        bar: float,
+        until: float,
+        clock: Callable[[], float] = time.monotonic,
+        say: Callable[[Confirmed], Any] = lambda confirmed: None,
     ):
-        self.observed, self.bar, self._until, self._clock = list(observed), bar, until, clock
+        self.observed, self.bar, self._until, self._clock, self._say = list(observed), bar, until, clock, say
         self.confirmed: list[Confirmed] = []
         self.cut = False
         self._known: dict[Any, dict[str, float]] = {}
@@ -100,6 +106,10 @@ class Search:
             while not self.cut and (found := self._step()):
                 self.confirmed += found
                 self._rescore()
+                unexplained = {one.case.name for one in self.unexplained}
+                for one in found:
+                    if one.shown.name not in unexplained:
+                        self._say(one)
             settled = self._settled()
             dropped = {one.signature.change for one in self.confirmed} - {one.signature.change for one in settled}
             self._banned |= dropped
