@@ -203,3 +203,12 @@ def test_a_stored_array_that_is_no_clip_is_refused(tmp_path, stored, message):
     np.save(tmp_path / "clip.npy", stored)
     with pytest.raises(ValueError, match=message):
         read_clip(tmp_path / "clip.npy", 1, 8, 8)
+
+
+@pytest.mark.parametrize("container", ["ts", "mkv", "mp4"])
+def test_of_several_videos_in_a_file_the_first_is_read(container, tmp_path):
+    colours = ["-f", "lavfi", "-i", "color=red:s=32x16:r=8:d=1", "-f", "lavfi", "-i", "color=blue:s=64x48:r=8:d=1"]
+    path = tmp_path / f"two.{container}"
+    subprocess.run([get_ffmpeg_exe(), "-v", "error", *colours, "-map", "0:v", "-map", "1:v", str(path)], check=True)
+    red, _, blue = read_clip(path, 3, 16, 32).mean((0, 1, 2, 3))
+    assert red > 0.5 > -0.5 > blue

@@ -1,4 +1,4 @@
-"""Layers of the native backend without running them: diffusers' arguments and tensors, and what is compiled of them."""
+"""Layers of the native backend: diffusers' arguments and tensors, what is compiled of them, and every activation."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from impl_flax import layers
 from impl_flax.convolution import linear
 from impl_flax.layers import resize_latents
 from twinvae import VAEConfig
+from twinvae.bench.layers import drawn_tensors
 from twinvae.jax.slabs import COLUMNS, ROWS, Slabs, fill, source_of
 from twinvae.seeded import seeded_tensors
 from twinvae.torch import reference
@@ -176,3 +177,16 @@ def test_a_first_rounds_conv_cache_is_laid_out_as_it_is_handed_on_and_a_later_on
     monkeypatch.setattr(layers, "handed_on", lambda cache: -cache)
     np.testing.assert_array_equal(kept(None), -first)
     np.testing.assert_array_equal(kept(first), later)
+
+
+@pytest.mark.parametrize("activation", ["mish", "gelu", "relu", "swish"])
+def test_a_time_embedding_goes_through_the_activation_of_its_block(activation):
+    init = {"in_channels": 2, "temb_channels": 3, "groups": 1, "non_linearity": activation}
+    random = np.random.default_rng(0)
+    tensors = drawn_tensors("CogVideoXResnetBlock3D", init, "float64", random)
+    x, embedding = random.normal(size=(1, 2, 3, 4, 2)), 3 * random.normal(size=(1, 3))
+    found, expected = (
+        load_layer("CogVideoXResnetBlock3D", init, tensors, dtype="float64", jit=False)(x, temb=embedding)[0]
+        for load_layer in (impl_flax.load_layer, reference.load_layer)
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)

@@ -237,6 +237,11 @@ def test_what_a_model_does_not_start_from_is_refused(run, model, other, tmp_path
 @pytest.fixture
 def stopped(run, model, monkeypatch):
     """A run whose denoising was killed after the first of two steps."""
+    stop(run, model, SETTINGS, monkeypatch)
+    return run
+
+
+def stop(run, model, settings, monkeypatch):
     module = importlib.import_module("stages.denoise")
     sample, steps = module.sample, []
 
@@ -246,11 +251,11 @@ def stopped(run, model, monkeypatch):
             raise KeyboardInterrupt
         return sample(*args, **kwargs)
 
-    monkeypatch.setattr(module, "sample", killed)
     (run / "latents.safetensors").unlink()
-    with pytest.raises(KeyboardInterrupt):
-        denoise(run, model, SETTINGS)
-    return run
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "sample", killed)
+        with pytest.raises(KeyboardInterrupt):
+            denoise(run, model, settings)
 
 
 def test_denoising_goes_on_after_the_last_step_with_the_same_bits(stopped, finished, model, console):
@@ -259,6 +264,18 @@ def test_denoising_goes_on_after_the_last_step_with_the_same_bits(stopped, finis
     found, expected = (read(folder / "latents.safetensors", "denoise")[0] for folder in (stopped, finished))
     np.testing.assert_array_equal(found["latents"], expected["latents"])
     assert not (stopped / "steps.safetensors").exists()
+
+
+def test_denoising_in_float64_goes_on_in_float64(run, model, monkeypatch):
+    settings, found = SETTINGS._replace(dtype="float64"), []
+    for interrupted in (True, False):
+        if interrupted:
+            stop(run, model, settings, monkeypatch)
+        denoise(run, model, settings)
+        found.append(read(run / "latents.safetensors", "denoise")[0]["latents"])
+        (run / "latents.safetensors").unlink(), (run / "latents.safetensors").touch()
+    assert found[0].dtype == np.float64
+    np.testing.assert_array_equal(*found)
 
 
 def test_steps_of_other_settings_or_that_are_damaged_are_no_part_of_a_run(stopped, model, console):

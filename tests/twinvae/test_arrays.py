@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from twinvae.arrays import DTYPES, checked, to_numpy
+from twinvae.arrays import DTYPES, checked, to_numpy, to_torch
 
 VALUES = torch.linspace(-1, 1, 2 * 3 * 8 * 9 * 3).reshape(2, 3, 8, 9, 3)
 
@@ -38,6 +39,14 @@ ACCEPTED = {
 @pytest.mark.parametrize("kind", ACCEPTED)
 def test_torch_tensors_of_any_kind_are_taken(kind):
     np.testing.assert_array_equal(to_numpy(ACCEPTED[kind]), VALUES.numpy())
+
+
+@pytest.mark.parametrize(
+    "array", [np.ones(3, np.float32), np.ones((2, 3)).T, jnp.ones(3)], ids=["NumPy", "view", "JAX"]
+)
+def test_a_tensor_may_be_written_to_without_changing_what_it_was_made_of(array):
+    to_torch(np.asarray(array)).zero_()
+    assert np.all(np.asarray(array) == 1)
 
 
 HALF = VALUES.bfloat16()

@@ -106,3 +106,14 @@ def test_the_only_frame_batch_of_a_call_in_slabs_keeps_no_conv_cache_and_that_of
     assert kept == [True, form == WHOLE, True, True]
     (lowered,) = vae.lower_call("decode", latents.shape).values()
     assert (len(jax.tree.leaves(lowered.out_info)) == 1) == (form != WHOLE)
+
+
+def test_a_program_is_kept_by_all_that_it_is_made_from(vae):
+    asked = {"operation": "decode", "form": ROW_SLABS, "inside": False, "spent": False}
+    others = [{"operation": "encode"}, {"form": COLUMN_SLABS}, {"spent": True}, {"platform": "tpu"}, {"alone": True}]
+    made = [vae.compiled_step(**asked | other) for other in ({}, *others)]
+    kept, vae.slab_bytes = vae.slab_bytes, vae.slab_bytes // 2
+    made.append(vae.compiled_step(**asked))
+    vae.slab_bytes = kept
+    assert len({id(step) for step in made}) == len(made)
+    assert vae.compiled_step(**asked) is made[0]

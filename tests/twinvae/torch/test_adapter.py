@@ -200,9 +200,15 @@ def test_a_pipeline_saves_it_as_diffusers_class_and_reads_it_back(tmp_path):
     pipe = CogVideoXPipeline(**dict.fromkeys(unpatched), vae=adapted(), scheduler=CogVideoXDDIMScheduler())
     pipe.vae = vae = adapted().requires_grad_(False)
     assert pipe.to("cpu").vae is vae
-    pipe.save_pretrained(tmp_path)
+    pipe.save_pretrained(tmp_path, variant="fp16", max_shard_size="60KB")
+    saved = {file.name.partition("-")[0] for file in (tmp_path / "vae").iterdir()}
+    assert saved == {
+        "config.json",
+        "diffusion_pytorch_model.fp16",
+        "diffusion_pytorch_model.safetensors.index.fp16.json",
+    }
     assert json.loads((tmp_path / "model_index.json").read_text())["vae"] == ["diffusers", "AutoencoderKLCogVideoX"]
-    again = CogVideoXPipeline.from_pretrained(tmp_path, **dict.fromkeys(unpatched))
+    again = CogVideoXPipeline.from_pretrained(tmp_path, variant="fp16", **dict.fromkeys(unpatched))
     torch.testing.assert_close(again.vae.decode(LATENTS).sample, vae.decode(LATENTS).sample, rtol=0, atol=1e-6)
 
 
