@@ -92,6 +92,10 @@ def test_the_checkpoint_that_is_exported_is_the_seeded_one(exported):
 BAD = {
     "no manifest": (lambda f, d: (f / "cases.json").unlink(), FileNotFoundError, "no such file; put outputs beside"),
     "no outputs": (lambda f, d: None, FileNotFoundError, "found 0 of outputs.safetensors and outputs.npz"),
+    "two outputs": (
+        lambda f, d: (np.savez(f / "outputs.npz", digest=d), save_file({}, f / "outputs.safetensors", {"digest": d})),
+        FileNotFoundError, "found 2 of outputs.safetensors and outputs.npz, expected one",
+    ),
     "no digest": (lambda f, d: np.savez(f / "outputs.npz", x=1.0), ValueError, "names the digest none"),
     "of other inputs": (lambda f, d: np.savez(f / "outputs.npz", digest="ab12"), ValueError, "names the digest ab12"),
     "cut short": (lambda f, d: (f / "outputs.safetensors").write_bytes(b"ab"), ValueError, "cannot be read"),

@@ -78,6 +78,15 @@ def test_every_failing_value_and_test_stands_under_one_finding(tmp_path):
     assert [(f.headline, f.explains) for f in tests] == [("test_y: boom", 2), ("test_z: other", 1)]
 
 
+@pytest.mark.parametrize("message", ["boom", "PortRaised: decode raised OSError: no card"])
+def test_what_fails_alike_in_two_backends_is_a_finding_of_each(message):
+    broken = [failed(f"suites/x.py::test_y[{name}]", message, name[:-1]) for name in ("flax1", "mine1", "flax2")]
+    found = find([], broken)
+    assert [(one.finding.backend, one.finding.explains, one.failures) for one in found] == [
+        ("flax", 2, (broken[0], broken[2])), ("mine", 1, (broken[1],)),
+    ]  # fmt: skip
+
+
 def test_a_layer_that_departs_alone_is_named_once_whatever_the_dtype():
     test = "suites/parity/test_layers.py::test_x[{}]"
     verdicts = [

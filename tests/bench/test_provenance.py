@@ -1,7 +1,8 @@
-"""Which code a run was of: a commit of the checkout, a given one, a port's own, or a digest of its sources."""
+"""What a run says of itself: its code (a commit, a port's own, a given one, or a digest of sources), and its cores."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.bench.synthetic import RUN
 from twinvae.bench import provenance
 from twinvae.bench.provenance import commit, git_commit, program, source_of
 
@@ -77,6 +79,12 @@ def test_the_commit_of_a_repository_around_what_is_installed_is_not_ours(reposit
     assert git_commit() == git(repository, "rev-parse", "--short=12", "HEAD")
     monkeypatch.setattr(provenance, "CHECKOUT", None)
     assert git_commit() is None
+
+
+def test_a_run_that_is_kept_to_some_cores_says_how_many_and_not_what_the_machine_has(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 6}, raising=False)
+    assert provenance.collect("parity", "cpu", seed=0, weights="", clip="", selection=RUN.selection).cores == 3
 
 
 def test_what_is_written_by_a_run_or_accepted_of_it_is_no_change_of_sources(repository, monkeypatch):

@@ -142,6 +142,26 @@ def test_a_tpus_loop_runs_as_often_as_its_counter_is_below_a_number():
     assert Compiled(SLABS.replace("direction=LT", "direction=NE")).runs["slab.body"] == 1
 
 
+# A loop around that one, which runs it 7 times by way of a call.
+AROUND = """
+%around (c: (s32[], bf16[4,6,2], bf16[3,2,5])) -> (s32[], bf16[4,6,2], bf16[3,2,5]) {
+  %c = (s32[], bf16[4,6,2]{2,1,0}, bf16[3,2,5]{2,1,0}) parameter(0)
+  ROOT %called = (s32[], bf16[4,6,2]{2,1,0}, bf16[3,2,5]{2,1,0}) call(%c), to_apply=%inner
+}
+
+ENTRY %main (given: (s32[], bf16[4,6,2], bf16[3,2,5])) -> (s32[], bf16[4,6,2], bf16[3,2,5]) {
+  %given = (s32[], bf16[4,6,2]{2,1,0}, bf16[3,2,5]{2,1,0}) parameter(0)
+  ROOT %outer = (s32[], bf16[4,6,2]{2,1,0}, bf16[3,2,5]{2,1,0}) while(%given), condition=%never, body=%around, backend_config={"known_trip_count":{"n":"7"}}
+}
+"""  # noqa: E501, as XLA writes it
+
+
+def test_a_loop_inside_of_a_loop_runs_as_often_as_both_together():
+    once, nested = Compiled(SLABS), Compiled(SLABS.replace("ENTRY %main", "%inner") + AROUND)
+    assert nested.runs == {"main": 1, "around": 7, "inner": 7, "slab.body": 7 * 3}
+    assert (nested.flops(), nested.bytes_accessed()) == (7 * once.flops(), 7 * once.bytes_accessed())
+
+
 def test_what_is_fused_twice_counts_and_what_stays_in_vector_memory_is_not_moved():
     assert Compiled(SLABS).flops() == 3 * 2 * 6 * 5 * 3 * 2
     row, kernel, index, result = 6 * 2 * 2, 3 * 2 * 5 * 2, 4, 6 * 5 * 2

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec
 
 import twinvae
 from impl_flax.train import loss as losses
+from impl_flax.train import step as steps
 from impl_flax.train.recipes import Recipe, Stage
 from impl_flax.train.step import abstract_state, begin, make_step, pure_step
 from suites.training.flax_steps import Steps, farthest, noises
@@ -93,15 +94,30 @@ def test_a_decoder_trained_alone_leaves_the_encoder_as_it_is():
     assert changed == {"decoder", "post_quant_conv"}
 
 
+# How a step is dealt out does not depend on how much there is of it.
+LEAST = RECIPE.model_copy(update={
+    "compute": "float32", "config": CONFIG.model_copy(update={
+        "block_out_channels": (4,), "down_block_types": (DOWN_BLOCK,), "up_block_types": (UP_BLOCK,),
+    }),
+})  # fmt: skip
+IMAGES = jax.ShapeDtypeStruct((2, 1, 4, 4, 3), "uint8")
+
+
 def test_a_step_on_a_mesh_deals_clips_out_and_keeps_weights_on_every_device():
-    recipe = RECIPE.model_copy(update={"compute": "float32"})
-    video = jax.ShapeDtypeStruct(clips().shape, "uint8")
-    step = make_step(recipe, twinvae.make_mesh(clips=1, devices=jax.devices()[:1]))
+    step = make_step(LEAST, twinvae.make_mesh(clips=1, devices=jax.devices()[:1]))
     with little_effort():
-        shardings = step.lower(abstract_state(recipe), video).compile().input_shardings[0]
+        shardings = step.lower(abstract_state(LEAST), IMAGES).compile().input_shardings[0]
     weights, (dealt,) = jax.tree.leaves(shardings[0]), jax.tree.leaves(shardings[1])
     assert dealt.spec == PartitionSpec("clips")
     assert {one.spec for one in weights} == {PartitionSpec()}
+
+
+def test_a_new_state_takes_the_old_ones_place_on_one_device_and_on_two(monkeypatch):
+    state, step = abstract_state(LEAST), pure_step(LEAST)
+    monkeypatch.setattr(steps, "pure_step", lambda recipe: step)  # traced once
+    for mesh in (None, AbstractMesh((2,), ("clips",))):
+        lowered = make_step(LEAST, mesh).trace(state, IMAGES).lower(lowering_platforms=("cpu",))
+        assert lowered.as_text().count("tf.aliasing_output") == len(jax.tree.leaves(state)), mesh
 
 
 def test_the_average_follows_the_weights(plain):
