@@ -324,13 +324,15 @@ def concatenate(parts: Sequence[Array], dim: int = 0) -> Array:
     if not all(map(_is_passing, parts)):
         return jnp.concatenate(parts, dim)
     axis = _axis_last(dim, parts[0].ndim)
-    joined = channels_second(jnp.concatenate([channels_last(part) for part in parts], axis))
+    frames = jnp.concatenate([channels_last(part) for part in parts], axis)
     if source := _joined_source(parts, axis):
-        return _remember(joined, *source)
+        return _remember(channels_second(frames), *source)
     # On GPUs and CPUs XLA makes what a convolution sees twice where a conv cache is taken from it: without the frames
-    # before it, and with them. In slabs a CPU's program is leaner for that.
-    once = on_gpu() or (traced_for() == "cpu" and _slabs.get() is None)
-    return jax.lax.optimization_barrier(joined) if once else joined
+    # before it, and with them. A CPU's convolutions want it channel-last.
+    if traced_for() == "cpu":
+        return channels_second(jax.lax.optimization_barrier(frames))
+    joined = channels_second(frames)
+    return jax.lax.optimization_barrier(joined) if on_gpu() else joined
 
 
 def _joined_source(parts: Sequence[Array], axis: int) -> tuple[Array, list[np.ndarray]] | None:
