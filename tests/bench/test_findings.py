@@ -136,6 +136,9 @@ def test_what_a_port_did_is_said_once_whichever_tests_it_did_it_in():
     said = Finding(kind="raises", cause="decode raises", headline=f"decode fails: {raised}", backend="mine")
     first, second = find([], [other, *broken], [said])
     assert (first.finding.cause, first.failures, second.failures) == ("decode raises", tuple(broken), (other,))
+    without_words = said.model_copy(update={"headline": "decode raises."})
+    taken = {one.finding.headline: one.failures for one in find([], broken, [without_words])}
+    assert taken["decode raises."] == ()
 
 
 def test_what_is_about_pipelines_or_checkpoints_alone_takes_their_values_and_tests_and_no_others():

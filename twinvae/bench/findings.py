@@ -213,7 +213,8 @@ def _of_operation(failure: Failure, finding: Finding) -> bool:
     if finding.about:
         return f"/test_{finding.about}.py" in failure.test
     if finding.kind == "raises":
-        return finding.headline.partition(" fails: ")[2] in failure.message
+        raised = finding.headline.partition(" fails: ")[2]
+        return bool(raised) and raised in failure.message
     if not failure.message.startswith("shapes differ"):
         return False
     if "test_layers" in failure.test or (finding.tiled and "/tiling/" not in failure.test):

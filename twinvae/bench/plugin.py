@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import shutil
 import signal
 import sys
@@ -32,7 +31,7 @@ from twinvae.bench.models import TRAINED
 from twinvae.bench.options import OPTIONS, Model, Options, check_clip
 from twinvae.bench.pages import many
 from twinvae.bench.places import SUITES, alone, files_of, suite_of
-from twinvae.bench.records import Record, RunFile, Selection, read_run
+from twinvae.bench.records import Record, RunFile, Selection
 from twinvae.bench.report import Summary, judge_suites, write_diagnosis, write_report
 from twinvae.bench.verdicts import judge, judge_in, number
 from twinvae.capabilities import CAPABILITIES, SHOWN_BY
@@ -48,6 +47,7 @@ TRIED = pytest.StashKey[set[str]]()  # the tests that ran, or were skipped or br
 PAST = pytest.StashKey[list[str]]()
 ATTEMPT = pytest.StashKey[int]()  # how often a test has been begun: more than once by plugins that run failures again
 PROCESS = pytest.StashKey[int]()
+LACKING = pytest.StashKey[dict[str, Counter[str]]]()  # by suite: what backends do not say that they can
 NOT_TAKEN = pytest.StashKey[dict[str, Counter[str]]]()  # by suite: what ports did not take while tests ran
 OWN_ALONE, OWN = {"house", "step"}, "what TwinVAE's own backends alone have"
 KEPT = pytest.StashKey[dict[str, Baseline | None]]()  # the baseline of each suite that had to be asked
@@ -68,7 +68,8 @@ class NoBenchmark:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[FILES], config.stash[HELD], config.stash[TRIED], config.stash[NOT_TAKEN] = {}, {}, set(), {}
+    config.stash[FILES], config.stash[HELD], config.stash[TRIED] = {}, {}, set()
+    config.stash[LACKING], config.stash[NOT_TAKEN] = {}, {}
     config.stash[PROCESS] = os.getpid()
     refuse_several_processes(config)
     if not config.pluginmanager.hasplugin("benchmark"):
@@ -202,6 +203,7 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
     frames = max((mark.args[0] for item in session.items for mark in item.iter_markers("clip_frames")), default=1)
     items: Any = session.items
     own = [item for item in items if suite_of(item.path) == suite and hasattr(item, "callspec")]
+    session.config.stash[LACKING][suite] = lacking = _lacking(own)
     return provenance.collect(
         suite,
         options.platform,
@@ -216,7 +218,7 @@ def _describe(suite: str, options: Options, session: pytest.Session) -> Any:
             ports_alone=options.ports_alone,
         ),
         options=(*options.given, *debugging.flags(session.config)),
-        unjudged=_unjudged(own),
+        unjudged=counted(lacking),
         ports=port_lines(options),
         names=options.backends,
         storage=_saved_runs(session.config),
@@ -239,17 +241,17 @@ def presets_of(options: Options, items: Iterable[Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(model.label for model in used))
 
 
-def _unjudged(items: Any) -> tuple[str, ...]:
-    """What is not judged of a backend, and how many tests that is: a line each."""
-    found = Counter(
+def _lacking(items: Any) -> Counter[str]:
+    """What is not judged of a backend, and how many tests that is."""
+    return Counter(
         f"{label_of(item.callspec.params['backend'])}: {OWN if OWN_ALONE & set(lacking) else ', '.join(lacking)}"
         for item in items
         if (lacking := lacks(item))
     )
-    return _counted(found)
 
 
-def _counted(found: Counter[str]) -> tuple[str, ...]:
+def counted(found: Counter[str]) -> tuple[str, ...]:
+    """A line each."""
     return tuple(f"{what} ({many(count, 'test')})" for what, count in sorted(found.items()))
 
 
@@ -384,7 +386,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     for suite, file in files.items():
         held, tried = session.config.stash[HELD], session.config.stash[TRIED]
         ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        unjudged = _counted(session.config.stash[NOT_TAKEN].get(suite, Counter()))
+        unjudged = counted(session.config.stash[NOT_TAKEN].get(suite, Counter()))
         file.end(ended and is_complete(files_of(suite), held, tried), int(exitstatus), unjudged)
     if files:
         options = session.config.stash[OPTIONS]
@@ -438,7 +440,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if SUMMARY not in config.stash:
         return
     summary, encoding = config.stash[SUMMARY], getattr(sys.stdout, "encoding", None) or "utf-8"
-    if lines := unjudged_lines(line for file in config.stash[FILES].values() for line in read_run(file.path).unjudged):
+    of_suites = [
+        config.stash[key].get(suite, Counter()) for suite in config.stash[FILES] for key in (LACKING, NOT_TAKEN)
+    ]
+    if lines := unjudged_lines(sum(of_suites, Counter())):
         terminalreporter.section("not judged, by what a backend lacks")
         for line in lines:
             terminalreporter.write_line(within(line, encoding))
@@ -448,14 +453,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(within(line, encoding))
 
 
-def unjudged_lines(told: Iterable[str]) -> list[str]:
+def unjudged_lines(found: Counter[str]) -> list[str]:
     """What the suites together did not judge, and what a port would need to be judged on it."""
-    found: Counter[str] = Counter()
-    for line in told:
-        what, count = re.fullmatch(r"(.*) \((\d+) tests?\)", line).groups()  # type: ignore[union-attr]
-        found[what] += int(count)
     names = {name for what in found for name in what.partition(": ")[2].split(", ")}
-    return [*_counted(found), *(f"{name}: by {has}" for name, has in SHOWN_BY.items() if name in names)]
+    return [*counted(found), *(f"{name}: by {has}" for name, has in SHOWN_BY.items() if name in names)]
 
 
 def drawn(table: Table, encoding: str, markup: bool) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection
 from typing import Any
@@ -144,23 +143,23 @@ def serve(connection: Connection, worker: Worker) -> None:
         for number in dropped:
             for kept in (worker.objects, worker.wrapped, worker.wrappers):
                 kept.pop(number, None)
-        answer = _answer(getattr(worker, request), given)
+        answer = _answer(worker, request, given)
         if os.getpid() != process:
             os._exit(0)
         connection.send(answer)
 
 
-def _answer(run: Callable[..., Any], given: dict[str, Any]) -> tuple[str, Any]:
+def _answer(worker: Worker, request: str, given: dict[str, Any]) -> tuple[str, Any]:
     try:
         # What a port sets when it is imported (XLA_FLAGS, say) is how it runs; what it sets later is undone.
-        with nullcontext() if run.__name__ == Worker.open.__name__ else undisturbed():
-            return "", run(**given)
+        with nullcontext() if request == "open" else undisturbed():
+            return "", getattr(worker, request)(**given)
     except PortError as error:
         return type(error).__name__, str(error)
     except ValueError as error:  # the port is none, or is named wrongly
         return "ValueError", str(error)
     except BaseException as error:
-        return "PortGave", f"{run.__name__}: {type(error).__name__}: {error}"
+        return "PortGave", f"{request}: {type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":
