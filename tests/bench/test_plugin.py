@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import textwrap
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from rich.table import Table
 import suites.conftest  # noqa: F401, whose fixtures the suite that is made up below takes
 from twinvae.bench import PLUGINS, metrics, options, places, plugin, report
 from twinvae.bench.clips import synthetic_clip
+from twinvae.bench.models import Model
 from twinvae.bench.plugin import is_complete, presets_of
 from twinvae.bench.records import read_run
 from twinvae.capabilities import CAPABILITIES, SHOWN_BY
@@ -461,3 +463,28 @@ def test_what_was_not_judged_is_counted_by_backend_and_reason(monkeypatch):
         "port: stream, tiling (1 test)", "port: what TwinVAE's own backends alone have (2 tests)",
         *(f"{name}: by {SHOWN_BY[name]}" for name in ("tiling", "stream", "layers")),
     ]  # fmt: skip
+
+
+def test_large_models_come_last_and_each_is_loaded_once_beside_its_reference():
+    large, small = Model.of_preset("cogvideox-2b", 0), Model.of_preset("tiny", 0)
+    axes = [(dtype, backend) for dtype in ("float32", "bfloat16") for backend in ("flax", "torchax")]
+    params = [{"model": large, "dtype": dtype, "backend": backend} for dtype, backend in axes]
+    items = [SimpleNamespace(callspec=SimpleNamespace(params=given)) for given in (params[::2] + params[1::2]) * 2]
+    items.insert(3, SimpleNamespace(callspec=SimpleNamespace(params={"model": small, "dtype": "float32"})))
+    order = [item.callspec.params for item in sorted(items, key=plugin._large_models_last)]
+    assert order[0]["model"] == small
+    loaded = [key for key, _ in itertools.groupby(order[1:], lambda one: (one["dtype"], one["backend"]))]
+    assert len(loaded) == 4
+    assert len(list(itertools.groupby(dtype for dtype, _ in loaded))) == 2  # the reference's loads
+
+
+def test_the_synthetic_clip_is_drawn_with_the_seed_that_was_given(tiny, tmp_path):
+    body = """
+        import numpy as np
+        from twinvae.bench.clips import synthetic_clip
+
+        def test_draws(clip):
+            assert np.array_equal(clip(2, 8, 8), synthetic_clip(2, 8, 8, 3))
+    """
+    alone_in(tmp_path, "drawn", body)
+    assert tiny().failures == ()

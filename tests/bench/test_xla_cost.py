@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,3 +114,10 @@ def test_tracing_inside_of_tracing_counts_once():
     found = [Stage("tracing", "inner", 1, 2), Stage("tracing", "outer", 0, 3), Stage("compiling", "outer", 3, 7),
              Stage("tracing", "next", 8, 8.5)]  # fmt: skip
     assert seconds_by_stage(found) == {"tracing": 3.5, "lowering": 0.0, "compiling": 4.0}
+
+
+def test_nothing_is_noted_any_more_when_the_block_has_raised():
+    with contextlib.suppress(OSError), stages() as found:
+        raise OSError
+    jax.jit(lambda x: x + 7)(X)
+    assert found == []

@@ -162,6 +162,16 @@ def test_a_loop_inside_of_a_loop_runs_as_often_as_both_together():
     assert (nested.flops(), nested.bytes_accessed()) == (7 * once.flops(), 7 * once.bytes_accessed())
 
 
+def test_what_is_called_from_two_places_runs_for_both():
+    twice = AROUND.replace("call(%c), to_apply=%inner\n", "call(%again), to_apply=%inner\n").replace(
+        "  ROOT %called",
+        "  %again = (s32[], bf16[4,6,2]{2,1,0}, bf16[3,2,5]{2,1,0}) call(%c), to_apply=%inner\n  ROOT %called",
+    )
+    once, both = Compiled(SLABS), Compiled(SLABS.replace("ENTRY %main", "%inner") + twice)
+    assert both.runs == {"main": 1, "around": 7, "inner": 2 * 7, "slab.body": 2 * 7 * 3}
+    assert (both.flops(), both.bytes_accessed()) == (14 * once.flops(), 14 * once.bytes_accessed())
+
+
 def test_what_is_fused_twice_counts_and_what_stays_in_vector_memory_is_not_moved():
     assert Compiled(SLABS).flops() == 3 * 2 * 6 * 5 * 3 * 2
     row, kernel, index, result = 6 * 2 * 2, 3 * 2 * 5 * 2, 4, 6 * 5 * 2

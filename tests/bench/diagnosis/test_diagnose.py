@@ -157,3 +157,21 @@ def test_a_decode_that_is_costly_to_call_or_to_explain_leaves_encode_its_share_o
     found = diagnose(subject, "port", cases=cases, seconds=40, clock=lambda: now)
     assert now >= 20
     assert [line for line in found.left_out if "(encode)" in line] == []
+
+
+@pytest.mark.parametrize("has", [{"tiling"}, {"batches"}, {"tiling", "batches"}])
+def test_what_a_case_sets_of_a_port_is_set_back_whatever_else_it_has_and_whatever_it_raises(has):
+    met = []
+
+    class Noting(FlawedVAE):
+        def run(self, operation, clip):
+            met.append(dict(vars(self)))
+            raise OSError("no room")
+
+    vae = Noting(CONFIG, TENSORS)
+    subject, before = subject_of(vae, CONFIG, TENSORS)._replace(has=frozenset(has)), dict(vars(vae))
+    for case in (case for case in CASES if case.needs in has):
+        with pytest.raises(OSError, match="no room"):
+            subject.call(case, case.clip(CONFIG, 0))
+        assert met[-1] != before
+        assert vars(vae) == before

@@ -251,3 +251,11 @@ def test_a_call_in_slices_is_planned_for_one_clip_and_a_stream_for_all_that_go_t
     ran.clear()
     list(vae.decode_stream(latents))
     assert set(ran) == {(3, ROW_SLABS)}
+
+
+@pytest.mark.parametrize(("budget", "form"), [(None, WHOLE), ("64GiB", WHOLE), ("1MiB", COLUMN_SLABS)])
+def test_inside_of_somebodys_program_what_has_room_without_a_doubt_runs_whole_and_the_rest_leanest(vae, budget, form):
+    vae.set_memory_budget(budget)
+    taken = []
+    jax.eval_shape(lambda z: taken.append(vae.layout("decode", z)) or z, np.zeros((1, 2, 8, 8, 4), np.float32))
+    assert taken == [(form, None)]

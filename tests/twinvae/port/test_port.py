@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -539,3 +541,21 @@ def test_a_method_has_so_much_time_in_all(tmp_path):
 
     with pytest.raises(NotTaken, match=r"decode has taken 1 s in all"):
         decode_often()
+
+
+def test_what_a_port_has_started_ends_with_its_process(tmp_path):
+    more = """
+import subprocess, sys
+from pathlib import Path
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+Path(__file__).with_name("child").write_text(str(child.pid))
+"""
+    name = written(tmp_path, more)
+    loaded(name).decode(LATENTS)
+    child = Path("/proc", (tmp_path / "child").read_text())
+    assert child.exists()
+    backend_module(name).process.close()
+    until = time.monotonic() + 30
+    while (child / "stat").exists() and " Z " not in (child / "stat").read_text() and time.monotonic() < until:
+        time.sleep(0.05)  # who adopts it may be slow to see that it ended
+    assert not child.exists() or " Z " in (child / "stat").read_text()
