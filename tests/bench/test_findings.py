@@ -159,6 +159,18 @@ def test_what_is_about_pipelines_or_checkpoints_alone_takes_their_values_and_tes
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("tiled", "explained"), [(True, ["tiling"]), (False, ["tiling", "parity"])])
+def test_a_cause_explains_what_runs_in_tiles_and_one_of_tiles_that_alone(tiled, explained):
+    values = [
+        failing("test_x", case="whole VAE", preset="tiny", operation="decode").key._replace(suite=suite)
+        for suite in explained
+    ]
+    cause = Finding(kind="signature", cause="odd", headline="In decode, ...", backend="mine", operations=("decode",),
+                    tiled=tiled)  # fmt: skip
+    assert [key.suite for key in values if cause.is_about(key)] == explained
+    assert cause.is_about(values[0]._replace(suite="parity")) is not tiled
+
+
 def test_the_terminal_says_each_cause_once_whichever_suites_it_shows_in():
     tiles, doubled = (
         Finding(kind="signature", cause=cause, headline=f"In decode, {cause}.", evidence=("a", "b", "c"),
@@ -171,6 +183,10 @@ def test_the_terminal_says_each_cause_once_whichever_suites_it_shows_in():
         "  1. In decode, tiles. (1 value or test)", "     a", "     b", "     $ twinvae diagnose tiles",
         "  2. In decode, doubled. (7 values and tests)", "     a", "     b", "     $ twinvae diagnose doubled",
         "  3. test_x: shapes differ",
+    ]  # fmt: skip
+    others = doubled.model_copy(update={"headline": "In the other's decode, doubled."})
+    assert [line for line in terminal_lines([doubled, others]) if "doubled." in line] == [
+        "  1. In decode, doubled. (3 values and tests)", "  2. In the other's decode, doubled. (3 values and tests)",
     ]  # fmt: skip
     many = [tiles.model_copy(update={"cause": str(number)}) for number in range(SHOWN + 2)]
     assert terminal_lines(many)[-1] == "  and 2 findings more on the pages"

@@ -108,6 +108,11 @@ def test_a_run_keeps_what_its_steps_measured_and_says_which_failed(processes, tm
         ("speed-49", "nox -s gpu -- --only speed-49")
     ]
     assert not data.complete
+    assert run.main([*options, "--only", "speed-9"]) == 0
+    assert not read_run(tmp_path / "gpu-x" / "records" / "speed.jsonl").complete  # all that was asked for is not all
+    monkeypatch.setattr(run, "STEPS", [step for step in run.STEPS if step.name == "speed-9"])
+    assert run.main([*options, "--only", "speed-9"]) == 0
+    assert read_run(tmp_path / "gpu-x" / "records" / "speed.jsonl").complete
     assert run.main([*options, "--budget", "1", "--only", "speed-9"]) == 0
     assert not read_run(tmp_path / "gpu-x" / "records" / "speed.jsonl").records
 
