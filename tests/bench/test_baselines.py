@@ -355,6 +355,8 @@ def test_a_known_failure_is_accepted_by_name_and_then_passes(tmp_path, folders, 
     assert "2 known" in capsys.readouterr().out.replace("\n", " ")
     statuses = {(v.key.operation, v.key.metric): v.status for v in judge_run(data, read_baseline(path))}
     assert statuses["encode", "mae"] == statuses["encode", "ssim"] == "known"
+    assert main(["baseline", *folders, "--yes"]) == 2  # once more, without a word of why
+    assert read_baseline(path).by_key[BROKEN[0].key].known.owner == "kim"
     worse = [one.model_copy(update={"value": 2 * one.value}) if one.limit else one for one in BROKEN]
     write_run(tmp_path / "reports", worse)
     assert main(["report", *folders]) == 1

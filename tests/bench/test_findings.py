@@ -171,6 +171,32 @@ def test_a_cause_explains_what_runs_in_tiles_and_one_of_tiles_that_alone(tiled, 
     assert cause.is_about(values[0]._replace(suite="parity")) is not tiled
 
 
+# Where a test failed of outputs of another shape, whether a cause of decoding explains it, and one of its tiles alone.
+SHAPES = {
+    "suites/parity/test_vae.py::test_decode_x[mine]": (True, False),
+    "suites/parity/test_vae.py::test_encode_x[mine]": (False, False),
+    "suites/parity/test_vae.py::test_reconstruct[mine]": (True, False),
+    "suites/tiling/test_grids.py::test_x[mine-decode]": (True, True),
+    "suites/tiling/test_grids.py::test_x[mine-encode]": (False, False),
+    "suites/parity/test_layers.py::test_x[mine-decode]": (False, False),
+}
+
+
+@pytest.mark.parametrize("test", SHAPES)
+def test_outputs_of_another_shape_are_explained_by_a_cause_of_that_operation(test):
+    for tiled, explained in zip((False, True), SHAPES[test], strict=True):
+        cause = Finding(kind="signature", cause="odd", headline="In decode, ...", backend="mine",
+                        operations=("decode",), tiled=tiled)  # fmt: skip
+        for message, backend, taken in (
+            ("shapes differ: (1,) and (2,)", "mine", explained), ("NaN", "mine", False),
+            ("shapes differ: (1,) and (2,)", "other", False),
+        ):  # fmt: skip
+            first = next(
+                one for one in find([], [failed(test, message, backend)], [cause]) if one.finding.cause == "odd"
+            )
+            assert bool(first.failures) is taken
+
+
 def test_the_terminal_says_each_cause_once_whichever_suites_it_shows_in():
     tiles, doubled = (
         Finding(kind="signature", cause=cause, headline=f"In decode, {cause}.", evidence=("a", "b", "c"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
     ),
     "subfolder alone": ({"subfolder": "vae"}, r"--subfolder vae: it belongs to --weights"),
     "missing weights": ({"weights": "no/such/folder/at/all"}, r"--weights no/such/folder/at/all: "),
+    "no seconds": ({"time_limit": "0"}, r"--time-limit 0: expected seconds, above 0"),
+    "seconds in words": ({"time_limit": "1m"}, r"--time-limit 1m: expected seconds, above 0"),
+    "missing outputs": ({"outputs": "no-such-folder"}, r"--outputs no-such-folder: .*cases\.json"),
+    "ports alike": ({"backend": "a/mine.py,b/mine.py"}, r"two ports are called alike; give their files different"),
     "missing clip": ({"clip": "no-such.mp4"}, r"--clip: .*no-such\.mp4"),
     "missing baselines": ({"baseline_dir": "no-such-folder"}, r"--baseline-dir no-such-folder: no such folder"),
 }
@@ -61,6 +65,35 @@ def test_a_bad_option_is_refused_in_words(case):
     given, words = REFUSED[case]
     with pytest.raises(pytest.UsageError, match=words):
         options(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"mode": "eager"}, r"--mode eager with --mesh: a mesh runs compiled programs"),
+        ({"mode": "eager,jit"}, r"--mode eager,jit with --mesh"),
+        ({"backend": "flax,mine.py"}, r"--backend flax,mine\.py with --mesh: a port runs in a process of its own"),
+    ],
+)
+def test_what_a_mesh_cannot_run_is_refused_with_it_alone(given, words, monkeypatch):
+    monkeypatch.setattr("twinvae.bench.options.asked", lambda mesh, host: mesh)
+    with pytest.raises(pytest.UsageError, match=words):
+        options(mesh="rows=2", **given)
+    if "mode" in given:
+        assert options(**given).modes == tuple(given["mode"].split(","))
+
+
+@pytest.mark.parametrize(("option", "names"), [
+    ("mode", ("eager", "jit")), ("dtype", ("float64", "float32", "bfloat16")), ("backend", ("flax", "torchax")),
+])  # fmt: skip
+def test_the_order_in_which_names_are_given_changes_nothing(option, names):
+    axes = ["model", "backend", "mode", "dtype"]
+    for count in range(1, len(names) + 1):
+        for some in combinations(names, count):
+            given = [options(preset="tiny", **{option: ",".join(order)}) for order in permutations(some)]
+            again = options(preset="tiny", **{option: ", ".join((*some, some[0]))})  # blanks, and one twice
+            for only in ({}, {"once": True}, {"mode": "first"}):
+                assert len({tuple(selected(one, axes, only)) for one in (*given, again)}) == 1
 
 
 def test_a_commit_is_taken_where_git_knows_none_and_refused_where_it_says_otherwise(monkeypatch):
