@@ -238,7 +238,7 @@ def verdict_table(judged: Judged, verdicts: Sequence[Verdict]) -> str:
         "dtype": lambda v: v.key.dtype,
         "metric": lambda v: v.key.metric,
         "baseline → now": movement,
-        "factor": lambda v: "" if v.factor is None else f"{v.factor:.3g}x",
+        "factor": lambda v: f"{v.factor:.3g}x" if v.factor is not None and math.isfinite(v.factor) else "",
         "limit": lambda v: "" if v.record is None or v.record.limit is None else number(v.record.limit),
         "allowance used": lambda v: "" if v.failing or v.used is None else f"{100 * v.used:.0f} %",
         "why": lambda v: v.reason,
