@@ -74,3 +74,15 @@ def test_the_folder_is_the_user_s_and_the_option_s_goes_before_it(tmp_path, monk
     off = configured(no_compile_cache=True)
     compile_cache.pytest_configure(off)
     assert off.stash[FOLDER] is None
+
+
+@pytest.mark.compiles
+def test_a_test_that_measures_compiling_takes_nothing_from_the_folder(pytestconfig):
+    assert FOLDER in pytestconfig.stash
+    assert not jax.config.jax_enable_compilation_cache
+
+
+def test_any_other_test_takes_what_it_can_from_the_folder_of_the_run(pytestconfig):
+    folder = pytestconfig.stash[FOLDER]
+    assert jax.config.jax_enable_compilation_cache is (folder is not None)
+    assert folder is None or jax.config.jax_compilation_cache_dir == str(folder)
