@@ -22,8 +22,8 @@ def _count(event: str, duration_secs: float, **_: str | int) -> None:
 jax.monitoring.register_event_duration_secs_listener(_count)
 
 
-def make_room() -> bool:
-    """Drop JAX's compiled programs if they hold half of the mappings that this process may have.
+def make_room(share: float = SHARE) -> bool:
+    """Drop JAX's compiled programs if they hold a share, half, of the mappings that this process may have.
 
     When none is left, XLA's compiler ends the process with a segmentation fault (docs/versions.md). Programs that were
     dropped are compiled again when they are called.
@@ -37,7 +37,7 @@ def make_room() -> bool:
     _since = 0
     limit = int(LIMIT.read_text())
     held = MAPPED.read_bytes().count(b"\n")
-    if held < SHARE * limit:
+    if held < share * limit:
         return False
     warnings.warn(
         f"compiled programs hold {held:,} of the {limit:,} memory mappings that Linux gives a process, and XLA ends it "

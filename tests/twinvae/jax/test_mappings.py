@@ -1,5 +1,6 @@
 """Compiled programs are dropped before Linux has no mappings left for them, and compute the same again."""
 
+import contextlib
 from types import SimpleNamespace
 
 import jax
@@ -52,6 +53,14 @@ def test_mappings_are_counted_once_for_so_many_programs_however_many_calls_there
         compile_programs(mappings.EVERY)
         assert [mappings.make_room() for _ in range(5)] == [False] * 5
         assert len(read) == looks
+
+
+def test_whoever_wants_more_room_asks_for_it_sooner(few, monkeypatch):
+    monkeypatch.setattr(mappings, "MAPPED", SimpleNamespace(read_bytes=lambda: b"\n" * 400))
+    for share, dropped in ((mappings.SHARE, False), (mappings.SHARE / 2, True)):
+        monkeypatch.setattr(mappings, "_since", mappings.EVERY)
+        with pytest.warns(UserWarning, match="hold 400 of") if dropped else contextlib.nullcontext():
+            assert mappings.make_room(share) is dropped
 
 
 @pytest.mark.filterwarnings("ignore:compiled programs hold")
