@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -37,7 +38,8 @@ def _effort(request: pytest.FixtureRequest) -> Iterator[None]:
     model = getattr(request.node, "callspec", None) and request.node.callspec.params.get("model")
     with contextlib.nullcontext() if model and model.is_large else little_effort():
         yield
-    make_room(SHARE / 2)  # so that none is dropped within a test, which may count them
+    with warnings.catch_warnings(action="ignore"):  # between tests it costs nobody anything
+        make_room(SHARE / 2)  # so that none is dropped within a test, which may count them
 
 
 class Shelf(dict[tuple[Any, ...], twinvae.VideoVAE]):

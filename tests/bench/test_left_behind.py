@@ -68,7 +68,10 @@ CONTEXTS = {
     "float64": (lambda folder: dtype_scope(np.dtype("float64")), lambda: jax.numpy.asarray(np.float64(1)).dtype),
     "no TF32": (lambda folder: full_precision(), tf32),
     "a device's part": (lambda folder: shards.holding("a shard"), lambda: shards._held.get()),
-    "slabs": (lambda folder: lowerings.convolving_in(Slabs(10**6, ROWS)), lambda: lowerings._slabs.get()),
+    "slabs": (
+        lambda folder: lowerings.convolving_in(Slabs(10**6, ROWS)),
+        lambda: (lowerings._slabs.get(), lowerings._enlarged.get()),
+    ),
     "computing again": (lambda folder: blocks.computed_again(), lambda: blocks._AGAIN.get()),
 }
 
